@@ -1,0 +1,176 @@
+"""The loop's decision: belief -> value -> knapsack -> plan, one statement per arrow, and outcomes -> belief."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias, get_args
+
+import numpy as np
+
+from knapsack_rl.beliefs import Beliefs, Forecast, PaperBeliefs, PosteriorBeliefs
+from knapsack_rl.limits import equal_counts, paper_limits, same_limits
+from knapsack_rl.notation import FloatArray, IntArray
+from knapsack_rl.outcomes import Outcomes
+from knapsack_rl.plan import Plan
+from knapsack_rl.solver import Marginals, solve
+from knapsack_rl.values import expected_knapsack_marginals, knapsack_marginals
+
+Method = Literal["posterior", "paper", "uniform"]
+
+
+class Allocator(Protocol):
+    """Decides how many rollouts each prompt of a step gets, and learns from what they bring."""
+
+    def plan(self, prompt_ids: Sequence[str], budget: int, step: int) -> Plan:
+        """Divide ``budget`` rollouts among the prompts. Changes nothing: the same call gives the same plan."""
+        ...
+
+    def observe(self, outcomes: Outcomes) -> None:
+        """Learn from outcomes, of this step or of an earlier one."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write everything learned to a file, all or nothing."""
+        ...
+
+    def load(self, path: Path) -> None:
+        """Take up what `save` wrote; on a failure nothing changes."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """What the knapsack may choose from: the worth of each rollout, and the limits on each prompt."""
+
+    marginals: Marginals
+    low_P: IntArray
+    high_P: IntArray
+
+
+# A method is what it believes and what it then offers the knapsack: (forecast, budget, least, most) -> offer.
+Rule: TypeAlias = Callable[[Forecast, int, int, int], Offer]
+
+
+class KnapsackAllocator:
+    """Plans by an exact knapsack over what a rule makes of the beliefs.
+
+    The bare constructor is our vetted setting: Beta beliefs with forgetting and the expected value under them.
+    """
+
+    def __init__(
+        self,
+        beliefs: Beliefs | None = None,
+        rule: Rule | None = None,
+        min_count: int = 2,
+        max_count: int = 128,
+    ) -> None:
+        """An allocator that plans ``min_count..max_count`` rollouts a prompt.
+
+        Args:
+            beliefs: what to forecast success rates with; `PosteriorBeliefs` by default.
+            rule: what the forecasts make worth how much; `expected_value` by default.
+            min_count: least rollouts of a prompt: 0 (prompts may be left out) or at least 2.
+            max_count: most rollouts of a prompt.
+
+        Raises:
+            ValueError: limits that allow a group of one, or that cross.
+        """
+        if min_count < 0 or min_count == 1:
+            raise ValueError(f"min_count is {min_count}: a group of one has no gradient, use 0 or at least 2")
+        if max_count < max(min_count, 2):
+            raise ValueError(f"max_count is {max_count}: it must be at least 2 and at least min_count ({min_count})")
+        self.beliefs: Beliefs = PosteriorBeliefs() if beliefs is None else beliefs
+        self.rule: Rule = expected_value if rule is None else rule
+        self.min_count, self.max_count = min_count, max_count
+
+    def plan(self, prompt_ids: Sequence[str], budget: int, step: int) -> Plan:
+        """Divide ``budget`` rollouts among the prompts.
+
+        Raises:
+            ValueError: no prompts, or a budget that the limits cannot meet.
+        """
+        if not prompt_ids:
+            raise ValueError("there are no prompts to plan for: pass at least one")
+        forecast = self.beliefs.forecast(prompt_ids, step)
+        offer = self.rule(forecast, budget, self.min_count, self.max_count)
+        solution = solve(offer.marginals, budget, offer.low_P, offer.high_P)
+        return Plan(
+            step=step,
+            prompt_ids=tuple(prompt_ids),
+            counts_P=solution.counts_P,
+            budget=budget,
+            low_P=offer.low_P,
+            high_P=offer.high_P,
+            success_rates_P=forecast.success_rates_P,
+            strength_P=forecast.strength_P,
+            seen_P=forecast.seen_P,
+            price=solution.price,
+        )
+
+    def observe(self, outcomes: Outcomes) -> None:
+        """Learn from outcomes, of this step or of an earlier one."""
+        self.beliefs.observe(outcomes)
+
+    def save(self, path: Path) -> None:
+        """Write the beliefs to a file, all or nothing."""
+        self.beliefs.save(path)
+
+    def load(self, path: Path) -> None:
+        """Take up beliefs that `save` wrote.
+
+        Raises:
+            BeliefFileError: the file is missing, damaged, of a later version, or of another method.
+        """
+        self.beliefs.load(path)
+
+
+def expected_value(forecast: Forecast, budget: int, low: int, high: int) -> Offer:
+    """Our rule: every prompt is worth its expected value under its Beta belief; there are no special cases."""
+    alpha_P, beta_P = forecast.alpha_P, forecast.beta_P
+
+    def marginals(rows: IntArray, stop: int) -> FloatArray:
+        return expected_knapsack_marginals(alpha_P[rows], beta_P[rows], stop)
+
+    return Offer(marginals, *same_limits(alpha_P.size, low, high))
+
+
+def paper_rule(forecast: Forecast, budget: int, low: int, high: int) -> Offer:
+    """The authors' rule: the value at the point estimate, and their special cases as limits."""
+    rates_P = forecast.success_rates_P
+
+    def marginals(rows: IntArray, stop: int) -> FloatArray:
+        return knapsack_marginals(rates_P[rows], stop)
+
+    return Offer(marginals, *paper_limits(rates_P, forecast.seen_P, budget, low, high))
+
+
+def uniform_rule(forecast: Forecast, budget: int, low: int, high: int) -> Offer:
+    """Stock GRPO: the same count for every prompt, whatever is believed."""
+    counts_P = equal_counts(forecast.seen_P.size, budget)
+    return Offer(np.zeros((counts_P.size, int(counts_P.max()))), counts_P, counts_P)
+
+
+def make_allocator(
+    method: Method = "posterior", min_count: int = 2, max_count: int = 128, half_life: float = 64.0
+) -> KnapsackAllocator:
+    """The allocator of a named method.
+
+    Args:
+        method: ``posterior`` (ours), ``paper`` (the authors') or ``uniform`` (stock GRPO; it still learns beliefs, so
+            that a trace shows what was known).
+        min_count, max_count: limits on a prompt's rollouts.
+        half_life: steps after which an observation counts half (``posterior`` and ``uniform``).
+
+    Raises:
+        ValueError: an unknown method, or limits that make no sense.
+    """
+    match method:
+        case "posterior":
+            return KnapsackAllocator(PosteriorBeliefs(half_life), expected_value, min_count, max_count)
+        case "paper":
+            return KnapsackAllocator(PaperBeliefs(), paper_rule, min_count, max_count)
+        case "uniform":
+            return KnapsackAllocator(PosteriorBeliefs(half_life), uniform_rule, min_count, max_count)
+    raise ValueError(f"there is no allocation method {method!r}: choose from {', '.join(get_args(Method))}")

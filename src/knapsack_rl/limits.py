@@ -1,0 +1,83 @@
+"""Limits on each prompt's count: the paper's special cases as data, so that the solver has none.
+
+The authors treat four kinds of prompts apart (their ``sampling_budget_by_knapsack``; section 5 of the paper's code):
+those never seen get an equal share, those never or always solved get the minimum, and what the mixed ones do not need
+goes to the never solved. Here each rule is a lower and an upper limit, equal where the rule leaves no choice.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from knapsack_rl.notation import BoolArray, FloatArray, IntArray
+
+CONFIDENCE = 0.9
+
+
+def same_limits(prompts: int, low: int, high: int) -> tuple[IntArray, IntArray]:
+    """The same limits for every prompt."""
+    return np.full(prompts, low, dtype=np.int64), np.full(prompts, high, dtype=np.int64)
+
+
+def equal_counts(prompts: int, budget: int) -> IntArray:
+    """The budget in equal parts; what does not divide goes to the first prompts, one each. ``[P]``.
+
+    Raises:
+        ValueError: no prompts, or a budget that would leave a group of one.
+    """
+    if prompts == 0:
+        raise ValueError("there are no prompts to plan for: pass at least one")
+    counts = np.full(prompts, budget // prompts, dtype=np.int64)
+    counts[: budget % prompts] += 1
+    if (counts == 1).any():
+        raise ValueError(f"{budget} rollouts for {prompts} prompts leave groups of one: give at least {2 * prompts}")
+    return counts
+
+
+def rollouts_for_confidence(success_rates_P: FloatArray, confidence: float = CONFIDENCE) -> FloatArray:
+    """Rollouts after which a group is mixed with this probability (paper, Theorem 1, part 2); ``[P]``.
+
+    N = ln(1 - confidence) / ln(max(p, 1-p)), infinite at p = 0 and p = 1.
+    """
+    with np.errstate(divide="ignore"):
+        return np.log(1 - confidence) / np.log(np.maximum(success_rates_P, 1 - success_rates_P))
+
+
+def paper_limits(
+    success_rates_P: FloatArray, seen_P: BoolArray, budget: int, low: int, high: int
+) -> tuple[IntArray, IntArray]:
+    """The authors' rules as limits, with their defects repaired (docs/beliefs.md lists them).
+
+    Args:
+        success_rates_P: estimates, ``[P]``; ignored where not seen.
+        seen_P: whether there is an estimate, ``[P]``.
+        budget: rollouts of the step.
+        low, high: least and most rollouts of a prompt.
+
+    Returns:
+        ``low_P, high_P``: equal for every prompt that is not mixed, ``low..high`` for the mixed ones.
+    """
+    mixed = seen_P & (success_rates_P > 0) & (success_rates_P < 1)
+    unsolved = seen_P & (success_rates_P == 0)
+    counts = np.where(seen_P, low, np.clip(equal_counts(seen_P.size, budget), low, high))
+    extra = budget - int(counts.sum())
+    need = np.minimum(rollouts_for_confidence(success_rates_P[mixed]), high).astype(np.int64).sum()
+    surplus = max(extra - int(need), 0)
+    receivers = unsolved if unsolved.any() else ~mixed
+    surplus -= _spread(counts, receivers, surplus, high)
+    # What the unsolved had no room for goes back to the mixed, and beyond their limits to everybody else.
+    room = int(mixed.sum()) * (high - low)
+    _spread(counts, ~mixed, budget - int(counts.sum()) - room, high)
+    return counts, np.where(mixed, high, counts)
+
+
+def _spread(counts: IntArray, receivers: BoolArray, amount: int, high: int) -> int:
+    """Raise the receivers' counts, in place and as evenly as the limit allows; returns what could be given."""
+    given = 0
+    while amount > given and (open_ := np.flatnonzero(receivers & (counts < high))).size:
+        share = max((amount - given) // open_.size, 1)
+        open_ = open_[: amount - given]
+        more = np.minimum(share, high - counts[open_])
+        counts[open_] += more
+        given += int(more.sum())
+    return given

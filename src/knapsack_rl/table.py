@@ -1,0 +1,126 @@
+"""A table with a row per prompt: a struct of arrays, saved atomically and without pickle."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from knapsack_rl.ids import KeyIndex, grown, prompt_keys
+from knapsack_rl.notation import IntArray
+
+FORMAT = "knapsack-rl beliefs"
+VERSION = 1
+
+
+class BeliefFileError(ValueError):
+    """A belief file that cannot be used; the message names the file and says why."""
+
+
+class PromptTable:
+    """Columns of numbers by prompt id. Prompts are added when first met and never forgotten."""
+
+    def __init__(self, columns: Mapping[str, DTypeLike]) -> None:
+        """An empty table with these columns, zero for a prompt not met before."""
+        self._index = KeyIndex()
+        self._columns = {name: np.zeros(64, dtype=dtype) for name, dtype in columns.items()}
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, column: str) -> NDArray[Any]:
+        """A column as a view, ``[len(self)]``; writing to it writes to the table."""
+        return self._columns[column][: len(self)]
+
+    def rows(self, prompt_ids: Sequence[str]) -> IntArray:
+        """Row of each prompt, -1 where it was never met."""
+        return self._index.rows(prompt_keys(prompt_ids))
+
+    def add(self, prompt_ids: Sequence[str]) -> IntArray:
+        """Row of each prompt, adding those never met."""
+        rows = self._index.add(prompt_keys(prompt_ids))
+        for name, column in self._columns.items():
+            if column.size < len(self):
+                wider = np.zeros(grown(len(self)), dtype=column.dtype)
+                wider[: column.size] = column
+                self._columns[name] = wider
+        return rows
+
+    def save(self, path: Path, header: Mapping[str, object]) -> None:
+        """Write the table and a header, all or nothing.
+
+        The file is a ``.npz`` (an uncompressed zip of arrays, each with its checksum): a temporary file, fsync, rename.
+        """
+        text = json.dumps({"format": FORMAT, "version": VERSION, **header})
+        arrays = {name: self[name] for name in self._columns}
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez(file, allow_pickle=False, header=np.array(text), keys=self._index.keys, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                Path(temporary).unlink()
+            raise
+        _sync_folder(path.parent)
+
+    def load(self, path: Path, header: Mapping[str, object]) -> dict[str, Any]:
+        """Replace the content by a file's; nothing changes if that fails.
+
+        Args:
+            path: a file written by `save`.
+            header: what its header must say.
+
+        Returns:
+            The file's header.
+
+        Raises:
+            BeliefFileError: the file is missing, damaged, of a later version, or of another kind.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                found = json.loads(str(file["header"]))
+                arrays = {name: file[name] for name in ("keys", *self._columns) if name in file}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise BeliefFileError(
+                f"{path} is not a readable belief file ({error}): restore it, or delete it to start without"
+            ) from error
+        _check_header(path, found, header)
+        sizes = {array.shape for array in arrays.values()}
+        if arrays.keys() != {"keys", *self._columns} or len(sizes) != 1:
+            raise BeliefFileError(f"{path} lacks columns or holds columns of unequal length: restore it, or delete it")
+        self._index = KeyIndex(arrays.pop("keys").astype(np.uint64))
+        self._columns = {name: arrays[name].astype(column.dtype) for name, column in self._columns.items()}
+        return dict(found)
+
+
+def _check_header(path: Path, found: object, expected: Mapping[str, object]) -> None:
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise BeliefFileError(f"{path} is not a belief file of knapsack-rl")
+    if found.get("version") != VERSION:
+        raise BeliefFileError(
+            f"{path} has version {found.get('version')} and this release reads version {VERSION}: update knapsack-rl"
+        )
+    for key, value in expected.items():
+        if found.get(key) != value:
+            raise BeliefFileError(f"{path} holds {key} {found.get(key)!r}, not {value!r}: load it into what wrote it")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself survive a power cut, where the system lets folders be synced."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
