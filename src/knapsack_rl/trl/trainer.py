@@ -1,0 +1,283 @@
+"""The GRPO trainer of TRL with groups of uneven size.
+
+TRL's sampler still chooses the prompts of a generation batch, and the batch keeps its shape; only how often each prompt
+stands in it changes. The plan is made when the batch is about to be generated, not in the sampler, because data loaders
+read ahead: there the outcomes of earlier batches would not be known yet.
+
+What is overridden, and why, stands at each method; nothing of TRL is copied.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list, gather_object
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl import GRPOTrainer
+
+from knapsack_rl.allocator import Allocator
+from knapsack_rl.metrics import step_metrics
+from knapsack_rl.outcomes import Outcomes
+from knapsack_rl.plan import Plan
+from knapsack_rl.rollouts import jobs
+from knapsack_rl.trace import TraceWriter
+from knapsack_rl.trl.advantages import Advantages, equal_prompt_weights, group_advantages
+from knapsack_rl.trl.callback import KnapsackCallback
+from knapsack_rl.trl.checkpoint import Progress, load_checkpoint, save_checkpoint
+from knapsack_rl.trl.config import KnapsackGRPOConfig
+from knapsack_rl.trl.prompts import check_dataset, check_reward_columns, group_ids
+from knapsack_rl.trl.record import StepRecord
+from knapsack_rl.trl.sampler import EpochRepeatSampler
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+
+class KnapsackMixin:
+    """Uneven groups for `trl.GRPOTrainer` and trainers derived from it: ``class X(KnapsackMixin, ThatTrainer)``."""
+
+    def __init__(self, *args: Any, allocator: Allocator | None = None, **kwargs: Any) -> None:
+        """The trainer's own arguments, and optionally an allocator of your own.
+
+        Args:
+            *args, **kwargs: as for the trainer; its ``args`` must be a `KnapsackGRPOConfig`.
+            allocator: decides and learns in place of the one that the config describes.
+
+        Raises:
+            ValueError: a config of another type, or a dataset or reward function that cannot work.
+        """
+        super().__init__(*args, **kwargs)
+        if not isinstance(self.args, KnapsackGRPOConfig):
+            raise ValueError(
+                f"args is a {type(self.args).__name__}: pass a KnapsackGRPOConfig, which takes all its fields"
+            )
+        prompts = self.args.generation_batch_size // self.num_generations
+        check_dataset(self.train_dataset, prompts)
+        check_reward_columns(self.reward_funcs, self.train_dataset)
+        steps = len(self.train_dataset) // prompts if hasattr(self.train_dataset, "__len__") else None
+        self.allocator: Allocator = allocator or self.args.make_allocator(steps)
+        self.generation_step = 0
+        self.trace: TraceWriter | None = None
+        self._plan: Plan | None = None
+        self._gathered: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._epoch_sampler: EpochRepeatSampler | None = None
+        self._resumed = False
+        self._last_generation = time.perf_counter()
+        self.add_callback(KnapsackCallback(self))
+
+    # The batch of TRL comes in with equal groups and goes on with the planned ones. All that TRL does with it stays,
+    # but for the group statistics, which it takes over equal groups and which are put right afterwards.
+    def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
+        if not self.model.training:
+            return super()._generate_and_score_completions(inputs)  # evaluation stays uniform
+        record = StepRecord()
+        rows, plan = self._expand(inputs, record)
+        record.ours()
+        self._plan = plan
+        try:
+            batch = super()._generate_and_score_completions(rows)
+        finally:
+            self._plan = None
+        record.theirs()
+        rewards_per_func, tokens = self._take_gathered()
+        advantages = group_advantages(
+            rewards_per_func,
+            self.reward_weights,
+            plan.counts_P,
+            self.scale_rewards,
+            self.multi_objective_aggregation,
+        )
+        self._replace_advantages(batch, advantages, plan)
+        outcomes = Outcomes(
+            step=plan.step,
+            prompt_ids=plan.prompt_ids,
+            counts_P=plan.counts_P,
+            rewards_PG=advantages.rewards_PG.double().cpu().numpy(),
+            tokens_PG=tokens.cpu().numpy(),
+            success_threshold=self.args.success_threshold,
+        )
+        self._learn(plan, outcomes, record)
+        return batch
+
+    # The rewards of all processes pass here, the same on each: the one place to learn outcomes from.
+    def _calculate_rewards(self, inputs: list[Row], prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if self._plan is not None:
+            lengths = torch.tensor([len(ids) for ids in completion_ids_list], device=rewards.device)
+            self._gathered = rewards.detach().clone(), self.accelerator.gather(lengths)
+        return rewards
+
+    # TRL's vLLM server path sends every num_generations-th prompt and asks for num_generations completions. With uneven
+    # groups every row stands for itself; the server's prefix cache still shares the prompt.
+    def _generate_single_turn(
+        self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        if self._plan is not None:
+            num_generations = 1
+        return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs)
+
+    # A run resumed in a later epoch must meet that epoch's order, which TRL's sampler forgets.
+    def _get_train_sampler(self, dataset: Any = None) -> EpochRepeatSampler:
+        self._epoch_sampler = EpochRepeatSampler(super()._get_train_sampler(dataset))
+        return self._epoch_sampler
+
+    # Beliefs belong to the checkpoint: without them a resumed run would plan differently.
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            folder = Path(self._get_output_dir(trial=trial)) / name
+            save_checkpoint(folder, self.allocator, Progress(self.generation_step, self.between_batches))
+
+    # TRL restores its own extra state at the same place.
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self._resumed = True
+            self._restore(Path(checkpoint))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Bring the sampling order to that of an epoch."""
+        if self._epoch_sampler is not None:
+            self._epoch_sampler.epoch = epoch
+
+    @property
+    def between_batches(self) -> bool:
+        """Whether the last generated batch is used up: the points at which a run can be resumed bit for bit."""
+        return bool(self._step % (self.args.steps_per_generation * self.num_iterations) == 0)
+
+    def open_trace(self) -> None:
+        """Begin the trace, or go on with it after a resume; the main process alone writes."""
+        if self.args.trace_file is None or not self.accelerator.is_main_process:
+            return
+        settings = {
+            name: getattr(self.args, name)
+            for name in (
+                "allocation", "min_generations", "max_generations", "num_generations", "success_threshold",
+                "group_weighting", "belief_half_life", "learning_rate", "loss_type", "scale_rewards", "beta",
+                "generation_batch_size", "num_iterations", "max_steps",
+            )
+        }  # fmt: skip
+        model = getattr(self.model.config, "_name_or_path", "")
+        run = {
+            "engine": "trl",
+            "method": self.args.allocation,
+            "seed": self.args.seed,
+            "settings": {**settings, "model": model},
+        }
+        step = self.generation_step if self._resumed else None
+        self._last_generation = time.perf_counter()
+        self.trace = TraceWriter(Path(self.args.output_dir) / self.args.trace_file, run, resume_step=step)
+
+    def _expand(self, inputs: list[Row], record: StepRecord) -> tuple[list[Row], Plan]:
+        """This process's rows of the planned batch, and the plan."""
+        accelerator = self.accelerator
+        first_row = accelerator.process_index * len(inputs)
+        ids = group_ids(inputs, first_row, self.num_generations)
+        heads = inputs[-first_row % self.num_generations :: self.num_generations]
+        groups = list(zip(ids, heads, strict=True))
+        if accelerator.num_processes > 1:
+            groups = gather_object(groups)
+        plan = self._decide([prompt_id for prompt_id, _ in groups], len(inputs) * accelerator.num_processes, record)
+        record.texts = {prompt_id: row.get("prompt") for prompt_id, row in groups}
+        mine = jobs(plan.counts_P)[first_row : first_row + len(inputs)]
+        # Copies, because rollout functions and environments write into their rows.
+        return [copy.deepcopy(groups[i][1]) for i in mine], plan
+
+    def _decide(self, prompt_ids: list[str], budget: int, record: StepRecord) -> Plan:
+        """The plan, made by the main process and sent to the others, so that they cannot disagree."""
+        plans: list[Plan | None] = [None]
+        if self.accelerator.is_main_process:
+            began = time.perf_counter()
+            plans = [self.allocator.plan(prompt_ids, budget, self.generation_step)]
+            record.allocate = time.perf_counter() - began
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(plans)
+        plan = plans[0]
+        if plan is None or plan.budget != budget:
+            raise ValueError(f"the allocator planned {plan and plan.budget} rollouts, but the batch has {budget} rows")
+        return plan
+
+    def _take_gathered(self) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._gathered is None:
+            raise RuntimeError("TRL did not compute rewards: its version is not one that knapsack-rl was tested with")
+        gathered, self._gathered = self._gathered, None
+        return gathered
+
+    def _replace_advantages(self, batch: dict[str, Any], advantages: Advantages, plan: Plan) -> None:
+        """Put the group statistics right: in the batch, in the logged metrics and in the completions table."""
+        all_rows = advantages.advantages_PG
+        if self.args.group_weighting == "prompt":
+            all_rows = all_rows * equal_prompt_weights(plan.counts_P).to(all_rows.device)
+        rows = len(batch["advantages"])
+        first_row = self.accelerator.process_index * rows
+        batch["advantages"] = all_rows[first_row : first_row + rows]
+        self._metrics["train"]["frac_reward_zero_std"][-1] = advantages.frac_reward_zero_std
+        logged = self._logs["advantages"]
+        for _ in range(min(len(all_rows), len(logged))):
+            logged.pop()
+        logged.extend(all_rows.tolist())
+
+    def _learn(self, plan: Plan, outcomes: Outcomes, record: StepRecord) -> None:
+        """Outcomes to beliefs, metrics and trace; then the step is over."""
+        measured = step_metrics(plan, outcomes)
+        if self.accelerator.is_main_process:
+            self.allocator.observe(outcomes)
+            record.samples = self._samples(plan, outcomes)
+            if self.trace is not None:
+                now = time.perf_counter()
+                record.write(self.trace, plan, outcomes, self.state.global_step, now - self._last_generation)
+                self._last_generation = now
+        record.ours()
+        measured["overhead_seconds"] = record.overhead
+        for name, value in measured.items():
+            self._metrics["train"][f"knapsack/{name}"].append(value)
+        self.generation_step += 1
+
+    def _samples(self, plan: Plan, outcomes: Outcomes) -> list[dict[str, Any]]:
+        """The best and the worst completion of the largest group: enough to see what is being learned."""
+        largest = int(np.argmax(plan.counts_P))
+        rows = np.flatnonzero(outcomes.group_PG == largest)
+        rewards = np.nan_to_num(outcomes.rewards_PG[rows], nan=-np.inf)
+        completions = list(self._logs["completion"])[-plan.budget :]
+        chosen = dict.fromkeys((int(rows[np.argmax(rewards)]), int(rows[np.argmin(rewards)])))
+        return [
+            {
+                "id": plan.prompt_ids[largest],
+                "completion": completions[row],
+                "reward": float(outcomes.rewards_PG[row]),
+            }
+            for row in chosen
+            if row < len(completions)
+        ]
+
+    def _restore(self, folder: Path) -> None:
+        progress = load_checkpoint(folder, self.allocator)
+        if progress is None:
+            self.generation_step = int(self.state.global_step / self.args.generation_block_steps)
+            logger.warning(
+                "%s holds no beliefs (it was not written by knapsack-rl): every prompt counts as unseen", folder
+            )
+            return
+        self.generation_step = progress.generation_step
+        if not progress.between_batches:
+            logger.warning(
+                "%s was saved in the middle of a generated batch, whose rest is lost: the run goes on, but not bit for "
+                "bit as if it had never stopped",
+                folder,
+            )
+
+
+class KnapsackGRPOTrainer(KnapsackMixin, GRPOTrainer):  # type: ignore[misc]  # TRL ships no types
+    """`trl.GRPOTrainer` that divides every step's rollouts among its prompts by an exact knapsack.
+
+    Takes the arguments of `trl.GRPOTrainer`, with a `KnapsackGRPOConfig`, and optionally ``allocator``. The dataset's
+    column ``prompt_id`` names its prompts; without it a prompt is known by its content.
+    """

@@ -1,0 +1,128 @@
+"""The smallest real thing: a one-layer Llama with a character tokenizer, prompts of mixed hardness, real TRL runs."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from knapsack_rl.trl import KnapsackGRPOConfig, KnapsackGRPOTrainer
+
+LETTERS = "abcdefgh"
+CHAT = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}={% endif %}"
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A token per character."""
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", "<unk>", "=", *LETTERS])}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    raw.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left",
+        chat_template=CHAT,
+    )  # fmt: skip
+
+
+def model(seed: int = 0) -> LlamaForCausalLM:
+    """About 3,000 weights; `LlamaForCausalLM` as users have it."""
+    torch.manual_seed(seed)
+    made = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=12, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=2, max_position_embeddings=64, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+        )
+    )  # fmt: skip
+    made.generation_config.pad_token_id, made.generation_config.eos_token_id = 0, 1
+    return made
+
+
+def dataset(prompts: int = 12, chat: bool = False) -> Dataset:
+    """Prompts that want a letter: one, two, ... of them are right, so hardness differs."""
+    rows = []
+    for i in range(prompts):
+        text = LETTERS[i % 8] + LETTERS[(i // 8) % 8]
+        prompt: Any = [{"role": "user", "content": text}] if chat else text + "="
+        rows.append({"prompt": prompt, "answer": LETTERS[: i % 6], "prompt_id": f"p{i}"})
+    return Dataset.from_list(rows)
+
+
+def text_of(completion: Any) -> str:
+    return completion if isinstance(completion, str) else completion[0]["content"]
+
+
+def reward(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
+    """1 if the completion begins with one of the right letters."""
+    return [float(text_of(c)[:1] in set(a)) for c, a in zip(completions, answer, strict=True)]
+
+
+def settings(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Arguments that stock TRL and ours share: 4 prompts x 4 rollouts a step, on a CPU."""
+    return {
+        "output_dir": str(folder), "per_device_train_batch_size": 16, "num_generations": 4, "max_completion_length": 3,
+        "max_steps": 3, "learning_rate": 1e-2, "report_to": "none", "save_strategy": "no", "use_cpu": True,
+        "bf16": False, "gradient_checkpointing": False, "disable_tqdm": True, "logging_steps": 1, "seed": 3,
+    } | changes  # fmt: skip
+
+
+class Losses(TrainerCallback):
+    """What the run logged."""
+
+    def __init__(self) -> None:
+        self.logs: list[dict[str, float]] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if logs and "loss" in logs:
+            self.logs.append(dict(logs))
+
+
+def stock(folder: Path, reward_funcs: Any = reward, data: Dataset | None = None, **changes: Any) -> GRPOTrainer:
+    """TRL's own trainer, trained."""
+    trainer = GRPOTrainer(
+        model=model(), reward_funcs=reward_funcs, args=GRPOConfig(**settings(folder, **changes)),
+        train_dataset=data or dataset(), processing_class=tokenizer(), callbacks=[Losses()],
+    )  # fmt: skip
+    trainer.train()
+    return trainer
+
+
+def knapsack(
+    folder: Path,
+    reward_funcs: Any = reward,
+    data: Any = None,
+    train: bool = True,
+    resume: str | None = None,
+    trainer_class: Any = KnapsackGRPOTrainer,
+    trainer_arguments: dict[str, Any] | None = None,
+    **changes: Any,
+) -> KnapsackGRPOTrainer:
+    """Ours, trained unless told otherwise."""
+    trainer = trainer_class(
+        model=model(), reward_funcs=reward_funcs, args=KnapsackGRPOConfig(**settings(folder, **changes)),
+        train_dataset=data or dataset(), processing_class=tokenizer(), callbacks=[Losses()],
+        **(trainer_arguments or {}),
+    )  # fmt: skip
+    if train:
+        trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def weights(trainer: GRPOTrainer) -> str:
+    """A fingerprint of every weight, to the bit."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(trainer.accelerator.unwrap_model(trainer.model).state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def logged(trainer: GRPOTrainer, *names: str) -> list[tuple[float, ...]]:
+    """The logged values of some metrics, step after step."""
+    callback = next(c for c in trainer.callback_handler.callbacks if type(c).__name__ == "Losses")
+    return [tuple(entry[name] for name in names) for entry in callback.logs]
