@@ -31,7 +31,7 @@ def content_id(content: object) -> str:
 
 def prompt_keys(prompt_ids: Sequence[str]) -> KeyArray:
     """64-bit keys of prompt ids, ``[P]``; the same on every machine and in every process."""
-    digests = b"".join(blake2b(prompt_id.encode(), digest_size=8).digest() for prompt_id in prompt_ids)
+    digests = b"".join([blake2b(prompt_id.encode(), digest_size=8).digest() for prompt_id in prompt_ids])
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
 
@@ -43,10 +43,10 @@ class KeyIndex:
 
     def __init__(self, keys: KeyArray | None = None) -> None:
         """An index of ``keys``, whose rows are their positions; empty by default."""
-        self._keys = np.zeros(64, dtype=np.uint64) if keys is None else keys
         self._size = 0 if keys is None else keys.size
-        self._slots = np.full(128, -1, dtype=np.int32)
-        self._make_room(self._size)
+        self._keys = np.zeros(grown(self._size), dtype=np.uint64)
+        self._keys[: self._size] = 0 if keys is None else keys
+        self._fill_slots(self._size)
 
     def __len__(self) -> int:
         return self._size
@@ -74,21 +74,24 @@ class KeyIndex:
         rows = self.rows(keys)
         unknown = keys[rows < 0]
         if unknown.size:
-            first = np.sort(np.unique(unknown, return_index=True)[1])
-            start, self._size = self._size, self._size + first.size
-            self._make_room(start)
-            self._keys[start : self._size] = unknown[first]
-            self._insert(start, self._size)
+            fresh = unknown[np.sort(np.unique(unknown, return_index=True)[1])]
+            start, self._size = self._size, self._size + fresh.size
+            if self._size > self._keys.size:
+                wider = np.zeros(grown(self._size), dtype=np.uint64)
+                wider[:start] = self._keys[:start]
+                self._keys = wider
+            self._keys[start : self._size] = fresh
+            if self._size > _MOST_FULL * self._slots.size:
+                self._fill_slots(self._size)
+            else:
+                self._insert(start, self._size)
             rows = self.rows(keys)
         return rows
 
-    def _make_room(self, inserted: int) -> None:
-        """Grow the arrays to ``self._size``; a new slot table takes in the first ``inserted`` rows again."""
-        if self._size > self._keys.size:
-            self._keys = np.resize(self._keys, grown(self._size))
-        if self._size > _MOST_FULL * self._slots.size:
-            self._slots = np.full(1 << int(self._size / _MOST_FULL).bit_length(), -1, dtype=np.int32)
-            self._insert(0, inserted)
+    def _fill_slots(self, size: int) -> None:
+        """A new slot table, a power of two in size, with all keys in it."""
+        self._slots = np.full(max(128, 1 << int(size / _MOST_FULL).bit_length()), -1, dtype=np.int32)
+        self._insert(0, size)
 
     def _insert(self, start: int, stop: int) -> None:
         mask = self._slots.size - 1

@@ -82,12 +82,21 @@ class Losses(TrainerCallback):
             self.logs.append(dict(logs))
 
 
-def stock(folder: Path, reward_funcs: Any = reward, data: Dataset | None = None, **changes: Any) -> GRPOTrainer:
-    """TRL's own trainer, trained."""
-    trainer = GRPOTrainer(
-        model=model(), reward_funcs=reward_funcs, args=GRPOConfig(**settings(folder, **changes)),
-        train_dataset=data or dataset(), processing_class=tokenizer(), callbacks=[Losses()],
+def build(
+    config_class: Any, trainer_class: Any, folder: Path, reward_funcs: Any, data: Any, arguments: Any, changes: Any
+) -> Any:
+    return trainer_class(
+        **{
+            "model": model(), "reward_funcs": reward_funcs, "args": config_class(**settings(folder, **changes)),
+            "train_dataset": dataset() if data is None else data, "processing_class": tokenizer(),
+            "callbacks": [Losses()], **(arguments or {}),
+        }
     )  # fmt: skip
+
+
+def stock(folder: Path, reward_funcs: Any = reward, data: Any = None, arguments: Any = None, **changes: Any) -> Any:
+    """TRL's own trainer, trained; ``arguments`` are the trainer's, ``changes`` the config's."""
+    trainer = build(GRPOConfig, GRPOTrainer, folder, reward_funcs, data, arguments, changes)
     trainer.train()
     return trainer
 
@@ -96,18 +105,14 @@ def knapsack(
     folder: Path,
     reward_funcs: Any = reward,
     data: Any = None,
-    train: bool = True,
+    arguments: Any = None,
     resume: str | None = None,
+    train: bool = True,
     trainer_class: Any = KnapsackGRPOTrainer,
-    trainer_arguments: dict[str, Any] | None = None,
     **changes: Any,
-) -> KnapsackGRPOTrainer:
+) -> Any:
     """Ours, trained unless told otherwise."""
-    trainer = trainer_class(
-        model=model(), reward_funcs=reward_funcs, args=KnapsackGRPOConfig(**settings(folder, **changes)),
-        train_dataset=data or dataset(), processing_class=tokenizer(), callbacks=[Losses()],
-        **(trainer_arguments or {}),
-    )  # fmt: skip
+    trainer = build(KnapsackGRPOConfig, trainer_class, folder, reward_funcs, data, arguments, changes)
     if train:
         trainer.train(resume_from_checkpoint=resume)
     return trainer
@@ -122,7 +127,7 @@ def weights(trainer: GRPOTrainer) -> str:
     return digest.hexdigest()
 
 
-def logged(trainer: GRPOTrainer, *names: str) -> list[tuple[float, ...]]:
-    """The logged values of some metrics, step after step."""
+def logged(trainer: GRPOTrainer, *names: str) -> list[tuple[float | None, ...]]:
+    """The logged values of some metrics, step after step; None where a step did not generate."""
     callback = next(c for c in trainer.callback_handler.callbacks if type(c).__name__ == "Losses")
-    return [tuple(entry[name] for name in names) for entry in callback.logs]
+    return [tuple(entry.get(name) for name in names) for entry in callback.logs]

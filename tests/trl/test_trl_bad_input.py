@@ -1,0 +1,97 @@
+"""What is refused, with which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small
+from datasets import Dataset
+from trl import GRPOConfig
+
+from knapsack_rl.trl import KnapsackGRPOConfig, KnapsackGRPOTrainer
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"min_generations": 1}, "min_count is 1: a group of one has no gradient"),
+        ({"min_generations": -2}, "min_count is -2"),
+        ({"max_generations": 1}, "max_count is 1"),
+        ({"min_generations": 5}, r"num_generations \(4\) is the average .* min_generations \(5\)"),
+        ({"max_generations": 3}, r"num_generations \(4\) is the average .* max_generations \(3\)"),
+        ({"allocation": "greedy"}, "no allocation method 'greedy': choose from posterior, paper, uniform"),
+        ({"group_weighting": "token"}, "group_weighting is 'token'"),
+        ({"belief_half_life": 0.0}, "belief_half_life is 0.0"),
+    ],
+    ids=str,
+)
+def test_settings(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        KnapsackGRPOConfig(**small.settings(tmp_path, **changes))
+
+
+def test_config_of_stock_trl(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="args is a GRPOConfig: pass a KnapsackGRPOConfig"):
+        KnapsackGRPOTrainer(
+            model=small.model(), reward_funcs=small.reward, args=GRPOConfig(**small.settings(tmp_path)),
+            train_dataset=small.dataset(), processing_class=small.tokenizer(),
+        )  # fmt: skip
+
+
+def rows(*changes: dict[str, Any]) -> Dataset:
+    return Dataset.from_list([{"prompt": f"{small.LETTERS[i % 8]}=", "answer": "a"} | c for i, c in enumerate(changes)])
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (small.dataset(0), "has 0 prompts and one generation batch needs 4"),
+        (small.dataset(3), "has 3 prompts and one generation batch needs 4"),
+        (rows({"prompt_id": "x"}, {"prompt_id": "y"}, {"prompt_id": "x"}, {"prompt_id": "z"}),
+         r"prompt_id 'x' stands for two different prompts \(one in row 2\)"),
+        (rows({"prompt_id": "x"}, {"prompt_id": None}, {"prompt_id": "y"}, {"prompt_id": "z"}), "a row has no prompt_id"),
+    ],
+    ids=["empty", "short", "duplicate", "missing"],
+)  # fmt: skip
+def test_datasets(tmp_path: Path, data: Dataset, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        small.knapsack(tmp_path, data=data, train=False)
+
+
+def test_reward_function_asks_for_a_column_that_is_not_there(tmp_path: Path) -> None:
+    def graded(completions: list[Any], solution: list[str], **_: Any) -> list[float]:
+        return [0.0] * len(completions)
+
+    with pytest.raises(ValueError, match="'graded' asks for the column 'solution'; the dataset has answer, prompt"):
+        small.knapsack(tmp_path, [graded], train=False)
+
+
+def test_allocator_that_misses_the_budget(tmp_path: Path) -> None:
+    class Careless:
+        def plan(self, prompt_ids: Any, budget: int, step: int) -> Any:
+            from knapsack_rl import make_allocator
+
+            return make_allocator("uniform").plan(prompt_ids, budget - 4, step)
+
+    with pytest.raises(ValueError, match="planned 12 rollouts, but the batch has 16 rows"):
+        small.knapsack(tmp_path, arguments={"allocator": Careless()})
+
+
+def test_rows_that_do_not_come_in_groups() -> None:
+    from knapsack_rl.trl.prompts import group_ids
+
+    mixed_up = [{"prompt_id": p, "prompt": p} for p in ("a", "a", "b", "a")]
+    with pytest.raises(ValueError, match="rows 1 and 2 belong to one group of 4 but are prompts 'a' and 'b'"):
+        group_ids(mixed_up, 0, 4)
+    straddling = [{"prompt_id": p, "prompt": p} for p in ("a", "b", "b", "b", "c")]
+    assert group_ids(straddling, 2, 3) == ["b", "c"]  # the group of 'a' began on another process
+
+
+def test_image_rows_need_an_id() -> None:
+    from knapsack_rl.trl.prompts import row_id
+
+    with pytest.raises(ValueError, match="add a prompt_id column"):
+        row_id({"prompt": "what is this?", "image": object()})
+    assert row_id({"prompt": "what is this?", "image": object(), "prompt_id": 7}) == "7"

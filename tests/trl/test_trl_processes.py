@@ -1,0 +1,80 @@
+"""Two processes on a CPU (torchrun, gloo) against one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from knapsack_rl import make_allocator
+from knapsack_rl.trace import Trace, read_trace
+
+SCRIPT = Path(__file__).parent / "two_processes.py"
+RUN = {"max_steps": 6, "belief_half_life": 50.0}
+
+
+def train(folder: Path, world_size: int, **settings: Any) -> tuple[list[dict[str, Any]], Trace]:
+    """What each process reported, and the trace. `accelerate launch --cpu` would quietly run one process only."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world_size)]
+    command = [sys.executable, *launcher, str(SCRIPT), str(folder), str(world_size), json.dumps(RUN | settings)]
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    reports = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world_size)]
+    assert [report["world_size"] for report in reports] == [world_size] * world_size
+    return reports, read_trace(folder / "trace.jsonl")
+
+
+BUFFERED = {"steps_per_generation": 2, "num_iterations": 2}
+
+
+@pytest.mark.parametrize("changes", [{}, pytest.param(BUFFERED, marks=pytest.mark.e2e)], ids=str)
+def test_two_processes_are_one(tmp_path: Path, changes: dict[str, Any]) -> None:
+    (alone,), trace_1 = train(tmp_path / "one", 1, **changes)
+    pair, trace_2 = train(tmp_path / "two", 2, **changes)
+    assert pair[0]["weights"] == pair[1]["weights"]
+    assert pair[0]["advantages"] == pair[1]["advantages"] == pytest.approx(alone["advantages"], abs=1e-5)
+    if not changes:  # with several steps a batch, TRL shuffles it on each process by itself
+        np.testing.assert_allclose(pair[0]["parameters"], alone["parameters"], atol=1e-4)
+    assert len(trace_1.steps) == len(trace_2.steps) > 0
+    straddled = 0
+    for one, two in zip(trace_1.steps, trace_2.steps, strict=True):
+        assert one.plan.prompt_ids == two.plan.prompt_ids
+        assert one.plan.counts_P.tolist() == two.plan.counts_P.tolist()
+        assert one.outcomes.rewards_PG.tolist() == two.outcomes.rewards_PG.tolist()
+        straddled += sum(two.plan.counts_P) // 2 not in np.cumsum(two.plan.counts_P)
+    assert straddled, "no group lay on both processes: the test proves less than it says"
+    assert any(len(set(step.plan.counts_P.tolist())) > 1 for step in trace_2.steps), "the plans were all uniform"
+
+
+def test_outcomes_of_sampled_rollouts_are_merged_exactly(tmp_path: Path) -> None:
+    """The model's own samples: what both processes scored, in rank order, is what the beliefs learned."""
+    pair, trace = train(tmp_path, 2, sample=True)
+    allocator = make_allocator("posterior", half_life=RUN["belief_half_life"])
+    for i, step in enumerate(trace.steps):
+        prompts = [prompt for report in pair for prompt in report["scored"][i][0]]
+        rewards = [reward for report in pair for reward in report["scored"][i][1]]
+        assert rewards == step.outcomes.rewards_PG.tolist()
+        changes = sum(a != b for a, b in zip(prompts, prompts[1:], strict=False))
+        assert changes + 1 == np.count_nonzero(step.plan.counts_P)
+        replayed = allocator.plan(step.plan.prompt_ids, step.plan.budget, step.plan.step)
+        assert replayed.counts_P.tolist() == step.plan.counts_P.tolist()
+        allocator.observe(step.outcomes)
+
+
+def test_two_processes_resume_bit_for_bit(tmp_path: Path) -> None:
+    saving = {"save_strategy": "steps", "save_steps": 4, "sample": True}
+    through, trace = train(tmp_path / "through", 2, **saving)
+    resumed, again = train(tmp_path / "again", 2, resume=str(tmp_path / "through" / "checkpoint-4"), **saving)
+    assert [r["weights"] for r in resumed] == [r["weights"] for r in through]
+    assert [s.plan.counts_P.tolist() for s in again.steps] == [s.plan.counts_P.tolist() for s in trace.steps[4:]]
+    assert [s.outcomes.rewards_PG.tolist() for s in again.steps] == [
+        s.outcomes.rewards_PG.tolist() for s in trace.steps[4:]
+    ]
