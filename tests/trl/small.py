@@ -10,9 +10,9 @@ import torch
 from datasets import Dataset
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
 
 from knapsack_rl.trl import KnapsackGRPOConfig, KnapsackGRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
 
 LETTERS = "abcdefgh"
 CHAT = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}={% endif %}"

@@ -45,7 +45,7 @@ def ours(groups: list[list[float]], scale: str) -> list[float]:
 rewards = st.sampled_from([0.0, 1.0, 0.25, -1.0, nan])
 uneven_groups = st.lists(
     st.one_of(st.just([]), st.lists(rewards, min_size=2, max_size=9)), min_size=1, max_size=7
-).filter(lambda groups: any(groups))
+).filter(any)
 
 
 @settings(max_examples=200, deadline=None)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import small
 from datasets import Dataset
-from trl import GRPOConfig
 
 from knapsack_rl.trl import KnapsackGRPOConfig, KnapsackGRPOTrainer
+from trl import GRPOConfig
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,8 @@ def rows(*changes: dict[str, Any]) -> Dataset:
         (small.dataset(3), "has 3 prompts and one generation batch needs 4"),
         (rows({"prompt_id": "x"}, {"prompt_id": "y"}, {"prompt_id": "x"}, {"prompt_id": "z"}),
          r"prompt_id 'x' stands for two different prompts \(one in row 2\)"),
-        (rows({"prompt_id": "x"}, {"prompt_id": None}, {"prompt_id": "y"}, {"prompt_id": "z"}), "a row has no prompt_id"),
+        (rows({"prompt_id": "x"}, {"prompt_id": None}, {"prompt_id": "y"}, {"prompt_id": "z"}),
+         "a row has no prompt_id"),
     ],
     ids=["empty", "short", "duplicate", "missing"],
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -62,7 +63,7 @@ def test_outcomes_of_sampled_rollouts_are_merged_exactly(tmp_path: Path) -> None
         prompts = [prompt for report in pair for prompt in report["scored"][i][0]]
         rewards = [reward for report in pair for reward in report["scored"][i][1]]
         assert rewards == step.outcomes.rewards_PG.tolist()
-        changes = sum(a != b for a, b in zip(prompts, prompts[1:], strict=False))
+        changes = sum(a != b for a, b in itertools.pairwise(prompts))
         assert changes + 1 == np.count_nonzero(step.plan.counts_P)
         replayed = allocator.plan(step.plan.prompt_ids, step.plan.budget, step.plan.step)
         assert replayed.counts_P.tolist() == step.plan.counts_P.tolist()

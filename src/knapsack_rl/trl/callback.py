@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class KnapsackCallback(TrainerCallback):
+class KnapsackCallback(TrainerCallback):  # type: ignore[misc]  # transformers is Any to the checker
     """Opens and ends the trace, sets the sampler's epoch, and moves save points to where a resume is exact."""
 
     def __init__(self, trainer: KnapsackMixin) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from trl import GRPOConfig
-
 from knapsack_rl.allocator import KnapsackAllocator, make_allocator
+from trl import GRPOConfig
 
 
 @dataclass
@@ -66,8 +65,8 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
         if self.load_best_model_at_end and self.save_strategy == "steps" and not self._saves_between_blocks():
             raise ValueError(
                 f"load_best_model_at_end needs checkpoints exactly every save_steps={self.save_steps}, but only every "
-                f"{self.generation_block_steps:g} optimizer steps a generated batch is used up and a run can be resumed "
-                "exactly: make save_steps a multiple of that"
+                f"{self.generation_block_steps:g} optimizer steps a generated batch is used up and a resume is exact: "
+                "make save_steps a multiple of that"
             )
 
     @property
@@ -76,7 +75,7 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
         return float(self.steps_per_generation * self.num_iterations / self.gradient_accumulation_steps)
 
     def make_allocator(self, epoch_steps: int | None) -> KnapsackAllocator:
-        """The allocator these fields describe; ``epoch_steps`` is a pass over the data in generation steps, if known."""
+        """The allocator these fields describe; ``epoch_steps`` is one pass over the data in generation steps."""
         half_life = self.belief_half_life or float(epoch_steps or 64)
         return make_allocator(self.allocation, self.min_generations, self.max_generations, half_life)
 

@@ -1,4 +1,4 @@
-"""TRL's sampling order as a pure function of seed and epoch, so that a resumed run meets the prompts it would have met."""
+"""TRL's sampling order as a pure function of seed and epoch, so that a resumed run meets the right prompts."""
 
 from __future__ import annotations
 

@@ -13,13 +13,12 @@ import copy
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import GRPOTrainer
 
 from knapsack_rl.allocator import Allocator
 from knapsack_rl.metrics import step_metrics
@@ -34,13 +33,17 @@ from knapsack_rl.trl.config import KnapsackGRPOConfig
 from knapsack_rl.trl.prompts import check_dataset, check_reward_columns, group_ids
 from knapsack_rl.trl.record import StepRecord
 from knapsack_rl.trl.sampler import EpochRepeatSampler
+from trl import GRPOTrainer
 
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
+# What the mixin is mixed into; at run time it has no base, so that any trainer with GRPOTrainer's methods will do.
+_Base: Any = GRPOTrainer if TYPE_CHECKING else object
 
-class KnapsackMixin:
+
+class KnapsackMixin(_Base):  # type: ignore[misc]  # TRL ships no types
     """Uneven groups for `trl.GRPOTrainer` and trainers derived from it: ``class X(KnapsackMixin, ThatTrainer)``."""
 
     def __init__(self, *args: Any, allocator: Allocator | None = None, **kwargs: Any) -> None:
