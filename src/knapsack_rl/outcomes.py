@@ -53,7 +53,7 @@ class Outcomes:
             row = int(np.argmax(infinite))
             prompt = self.prompt_ids[int(self.group_PG[row])]
             raise ValueError(
-                f"prompt {prompt!r} got the reward {self.rewards_PG[row]}: rewards must be finite, or NaN for 'no answer'"
+                f"prompt {prompt!r} got the reward {self.rewards_PG[row]}: rewards must be finite (NaN is 'no answer')"
             )
 
     @classmethod

@@ -76,7 +76,7 @@ def test_allocator_that_misses_the_budget(tmp_path: Path) -> None:
 
             return make_allocator("uniform").plan(prompt_ids, budget - 4, step)
 
-    with pytest.raises(ValueError, match="planned 12 rollouts, but the batch has 16 rows"):
+    with pytest.raises(ValueError, match="planned 12 rollouts where 16 were to be spent"):
         small.knapsack(tmp_path, arguments={"allocator": Careless()})
 
 

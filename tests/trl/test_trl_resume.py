@@ -13,8 +13,8 @@ import small
 from transformers import TrainerCallback
 
 from knapsack_rl import BeliefFileError
+from knapsack_rl.checkpoint import BELIEFS_FILE, PROGRESS_FILE, CheckpointError
 from knapsack_rl.trace import read_trace
-from knapsack_rl.trl.checkpoint import BELIEFS_FILE, PROGRESS_FILE, CheckpointError
 
 SAVING = {"save_strategy": "steps", "save_steps": 4, "max_steps": 10, "save_total_limit": None}
 

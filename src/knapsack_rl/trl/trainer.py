@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +20,15 @@ from accelerate.utils import broadcast_object_list, gather_object
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from knapsack_rl.allocator import Allocator
-from knapsack_rl.metrics import step_metrics
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
 from knapsack_rl.rollouts import jobs
+from knapsack_rl.session import Session
 from knapsack_rl.trace import TraceWriter
 from knapsack_rl.trl.advantages import Advantages, equal_prompt_weights, group_advantages
 from knapsack_rl.trl.callback import KnapsackCallback
-from knapsack_rl.trl.checkpoint import Progress, load_checkpoint, save_checkpoint
 from knapsack_rl.trl.config import KnapsackGRPOConfig
 from knapsack_rl.trl.prompts import check_dataset, check_reward_columns, group_ids
-from knapsack_rl.trl.record import StepRecord
 from knapsack_rl.trl.sampler import EpochRepeatSampler
 from trl import GRPOTrainer
 
@@ -42,6 +39,13 @@ Row = dict[str, Any]
 # What the mixin is mixed into; at run time it has no base, so that any trainer with GRPOTrainer's methods will do.
 _Base: Any = GRPOTrainer if TYPE_CHECKING else object
 
+# Settings that tell one run from another in its trace.
+_TRACED = (
+    "allocation", "min_generations", "max_generations", "num_generations", "success_threshold", "group_weighting",
+    "belief_half_life", "learning_rate", "loss_type", "scale_rewards", "beta", "generation_batch_size",
+    "num_iterations", "max_steps",
+)  # fmt: skip
+
 
 class KnapsackMixin(_Base):  # type: ignore[misc]  # TRL ships no types
     """Uneven groups for `trl.GRPOTrainer` and trainers derived from it: ``class X(KnapsackMixin, ThatTrainer)``."""
@@ -50,29 +54,24 @@ class KnapsackMixin(_Base):  # type: ignore[misc]  # TRL ships no types
         """The trainer's own arguments, and optionally an allocator of your own.
 
         Args:
-            *args, **kwargs: as for the trainer; its ``args`` must be a `KnapsackGRPOConfig`.
+            *args: as for the trainer.
             allocator: decides and learns in place of the one that the config describes.
+            **kwargs: as for the trainer; its ``args`` must be a `KnapsackGRPOConfig`.
 
         Raises:
             ValueError: a config of another type, or a dataset or reward function that cannot work.
         """
         super().__init__(*args, **kwargs)
         if not isinstance(self.args, KnapsackGRPOConfig):
-            raise ValueError(
-                f"args is a {type(self.args).__name__}: pass a KnapsackGRPOConfig, which takes all its fields"
-            )
+            raise ValueError(f"args is a {type(self.args).__name__}: pass a KnapsackGRPOConfig, it has all its fields")
         prompts = self.args.generation_batch_size // self.num_generations
         check_dataset(self.train_dataset, prompts)
         check_reward_columns(self.reward_funcs, self.train_dataset)
         steps = len(self.train_dataset) // prompts if hasattr(self.train_dataset, "__len__") else None
-        self.allocator: Allocator = allocator or self.args.make_allocator(steps)
-        self.generation_step = 0
-        self.trace: TraceWriter | None = None
+        self.session = Session(allocator or self.args.make_allocator(steps))
         self._plan: Plan | None = None
         self._gathered: tuple[torch.Tensor, torch.Tensor] | None = None
         self._epoch_sampler: EpochRepeatSampler | None = None
-        self._resumed = False
-        self._last_generation = time.perf_counter()
         self.add_callback(KnapsackCallback(self))
 
     # The batch of TRL comes in with equal groups and goes on with the planned ones. All that TRL does with it stays,
@@ -80,33 +79,25 @@ class KnapsackMixin(_Base):  # type: ignore[misc]  # TRL ships no types
     def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)  # evaluation stays uniform
-        record = StepRecord()
-        rows, plan = self._expand(inputs, record)
-        record.ours()
+        with self.session.working():
+            rows, plan, prompts = self._expand(inputs)
         self._plan = plan
         try:
             batch = super()._generate_and_score_completions(rows)
         finally:
             self._plan = None
-        record.theirs()
-        rewards_per_func, tokens = self._take_gathered()
-        advantages = group_advantages(
-            rewards_per_func,
-            self.reward_weights,
-            plan.counts_P,
-            self.scale_rewards,
-            self.multi_objective_aggregation,
-        )
-        self._replace_advantages(batch, advantages, plan)
-        outcomes = Outcomes(
-            step=plan.step,
-            prompt_ids=plan.prompt_ids,
-            counts_P=plan.counts_P,
-            rewards_PG=advantages.rewards_PG.double().cpu().numpy(),
-            tokens_PG=tokens.cpu().numpy(),
-            success_threshold=self.args.success_threshold,
-        )
-        self._learn(plan, outcomes, record)
+        with self.session.working():
+            rewards_per_func, tokens = self._take_gathered()
+            advantages = group_advantages(
+                rewards_per_func,
+                self.reward_weights,
+                plan.counts_P,
+                self.scale_rewards,
+                self.multi_objective_aggregation,
+            )
+            self._replace_advantages(batch, advantages, plan)
+            if self.accelerator.is_main_process:
+                self._learn(plan, advantages.rewards_PG, tokens, prompts)
         return batch
 
     # The rewards of all processes pass here, the same on each: the one place to learn outcomes from.
@@ -136,20 +127,38 @@ class KnapsackMixin(_Base):  # type: ignore[misc]  # TRL ships no types
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            folder = Path(self._get_output_dir(trial=trial)) / name
-            save_checkpoint(folder, self.allocator, Progress(self.generation_step, self.between_batches))
+            self.session.save(Path(self._get_output_dir(trial=trial)) / name, self.between_batches)
 
     # TRL restores its own extra state at the same place.
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            self._resumed = True
-            self._restore(Path(checkpoint))
+        if checkpoint is None:
+            return
+        steps = int(self.state.global_step / self.args.generation_block_steps)
+        progress = self.session.load(Path(checkpoint), step_without_beliefs=steps)
+        if progress is None:
+            logger.warning("%s holds no beliefs of knapsack-rl: every prompt counts as unseen", checkpoint)
+        elif not progress.between_batches:
+            logger.warning(
+                "%s was saved in the middle of a generated batch, whose rest is lost: the run goes on, but not bit for "
+                "bit as if it had never stopped",
+                checkpoint,
+            )
 
-    def set_epoch(self, epoch: int) -> None:
-        """Bring the sampling order to that of an epoch."""
-        if self._epoch_sampler is not None:
-            self._epoch_sampler.epoch = epoch
+    @property
+    def allocator(self) -> Allocator:
+        """What decides and learns."""
+        return self.session.allocator
+
+    @property
+    def trace(self) -> TraceWriter | None:
+        """The record of the run: on the main process, while training."""
+        return self.session.trace
+
+    @property
+    def generation_step(self) -> int:
+        """Generated batches so far."""
+        return self.session.step
 
     @property
     def between_batches(self) -> bool:
@@ -158,29 +167,19 @@ class KnapsackMixin(_Base):  # type: ignore[misc]  # TRL ships no types
 
     def open_trace(self) -> None:
         """Begin the trace, or go on with it after a resume; the main process alone writes."""
-        if self.args.trace_file is None or not self.accelerator.is_main_process:
-            return
-        settings = {
-            name: getattr(self.args, name)
-            for name in (
-                "allocation", "min_generations", "max_generations", "num_generations", "success_threshold",
-                "group_weighting", "belief_half_life", "learning_rate", "loss_type", "scale_rewards", "beta",
-                "generation_batch_size", "num_iterations", "max_steps",
-            )
-        }  # fmt: skip
-        model = getattr(self.model.config, "_name_or_path", "")
-        run = {
-            "engine": "trl",
-            "method": self.args.allocation,
-            "seed": self.args.seed,
-            "settings": {**settings, "model": model},
-        }
-        step = self.generation_step if self._resumed else None
-        self._last_generation = time.perf_counter()
-        self.trace = TraceWriter(Path(self.args.output_dir) / self.args.trace_file, run, resume_step=step)
+        if self.args.trace_file is not None and self.accelerator.is_main_process:
+            settings = {name: getattr(self.args, name) for name in _TRACED}
+            settings["model"] = getattr(self.model.config, "_name_or_path", "")
+            run = {"engine": "trl", "method": self.args.allocation, "seed": self.args.seed, "settings": settings}
+            self.session.open_trace(Path(self.args.output_dir) / self.args.trace_file, run)
 
-    def _expand(self, inputs: list[Row], record: StepRecord) -> tuple[list[Row], Plan]:
-        """This process's rows of the planned batch, and the plan."""
+    def set_epoch(self, epoch: int) -> None:
+        """Bring the sampling order to that of an epoch."""
+        if self._epoch_sampler is not None:
+            self._epoch_sampler.epoch = epoch
+
+    def _expand(self, inputs: list[Row]) -> tuple[list[Row], Plan, dict[str, Any]]:
+        """This process's rows of the planned batch, the plan, and its prompts by id."""
         accelerator = self.accelerator
         first_row = accelerator.process_index * len(inputs)
         ids = group_ids(inputs, first_row, self.num_generations)
@@ -188,24 +187,21 @@ class KnapsackMixin(_Base):  # type: ignore[misc]  # TRL ships no types
         groups = list(zip(ids, heads, strict=True))
         if accelerator.num_processes > 1:
             groups = gather_object(groups)
-        plan = self._decide([prompt_id for prompt_id, _ in groups], len(inputs) * accelerator.num_processes, record)
-        record.texts = {prompt_id: row.get("prompt") for prompt_id, row in groups}
+        plan = self._decide([prompt_id for prompt_id, _ in groups], len(inputs) * accelerator.num_processes)
         mine = jobs(plan.counts_P)[first_row : first_row + len(inputs)]
         # Copies, because rollout functions and environments write into their rows.
-        return [copy.deepcopy(groups[i][1]) for i in mine], plan
+        rows = [copy.deepcopy(groups[i][1]) for i in mine]
+        return rows, plan, {prompt_id: row.get("prompt") for prompt_id, row in groups}
 
-    def _decide(self, prompt_ids: list[str], budget: int, record: StepRecord) -> Plan:
+    def _decide(self, prompt_ids: list[str], budget: int) -> Plan:
         """The plan, made by the main process and sent to the others, so that they cannot disagree."""
-        plans: list[Plan | None] = [None]
+        plans: list[Any] = [None]
         if self.accelerator.is_main_process:
-            began = time.perf_counter()
-            plans = [self.allocator.plan(prompt_ids, budget, self.generation_step)]
-            record.allocate = time.perf_counter() - began
+            plans = [self.session.plan(prompt_ids, budget)]
         if self.accelerator.num_processes > 1:
             broadcast_object_list(plans)
-        plan = plans[0]
-        if plan is None or plan.budget != budget:
-            raise ValueError(f"the allocator planned {plan and plan.budget} rollouts, but the batch has {budget} rows")
+        plan: Plan = plans[0]
+        self.session.step = plan.step + 1
         return plan
 
     def _take_gathered(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -228,54 +224,20 @@ class KnapsackMixin(_Base):  # type: ignore[misc]  # TRL ships no types
             logged.pop()
         logged.extend(all_rows.tolist())
 
-    def _learn(self, plan: Plan, outcomes: Outcomes, record: StepRecord) -> None:
-        """Outcomes to beliefs, metrics and trace; then the step is over."""
-        measured = step_metrics(plan, outcomes)
-        if self.accelerator.is_main_process:
-            self.allocator.observe(outcomes)
-            record.samples = self._samples(plan, outcomes)
-            if self.trace is not None:
-                now = time.perf_counter()
-                record.write(self.trace, plan, outcomes, self.state.global_step, now - self._last_generation)
-                self._last_generation = now
-        record.ours()
-        measured["overhead_seconds"] = record.overhead
-        for name, value in measured.items():
+    def _learn(self, plan: Plan, rewards_PG: torch.Tensor, tokens_PG: torch.Tensor, prompts: dict[str, Any]) -> None:
+        outcomes = Outcomes(
+            step=plan.step,
+            prompt_ids=plan.prompt_ids,
+            counts_P=plan.counts_P,
+            rewards_PG=rewards_PG.double().cpu().numpy(),
+            tokens_PG=tokens_PG.cpu().numpy(),
+            success_threshold=self.args.success_threshold,
+        )
+        samples = _samples(plan, outcomes, list(self._logs["completion"])[-plan.budget :])
+        step = self.state.global_step
+        metrics = self.session.learn(plan, outcomes, optimizer_step=step, texts=prompts, samples=samples)
+        for name, value in metrics.items():
             self._metrics["train"][f"knapsack/{name}"].append(value)
-        self.generation_step += 1
-
-    def _samples(self, plan: Plan, outcomes: Outcomes) -> list[dict[str, Any]]:
-        """The best and the worst completion of the largest group: enough to see what is being learned."""
-        largest = int(np.argmax(plan.counts_P))
-        rows = np.flatnonzero(outcomes.group_PG == largest)
-        rewards = np.nan_to_num(outcomes.rewards_PG[rows], nan=-np.inf)
-        completions = list(self._logs["completion"])[-plan.budget :]
-        chosen = dict.fromkeys((int(rows[np.argmax(rewards)]), int(rows[np.argmin(rewards)])))
-        return [
-            {
-                "id": plan.prompt_ids[largest],
-                "completion": completions[row],
-                "reward": float(outcomes.rewards_PG[row]),
-            }
-            for row in chosen
-            if row < len(completions)
-        ]
-
-    def _restore(self, folder: Path) -> None:
-        progress = load_checkpoint(folder, self.allocator)
-        if progress is None:
-            self.generation_step = int(self.state.global_step / self.args.generation_block_steps)
-            logger.warning(
-                "%s holds no beliefs (it was not written by knapsack-rl): every prompt counts as unseen", folder
-            )
-            return
-        self.generation_step = progress.generation_step
-        if not progress.between_batches:
-            logger.warning(
-                "%s was saved in the middle of a generated batch, whose rest is lost: the run goes on, but not bit for "
-                "bit as if it had never stopped",
-                folder,
-            )
 
 
 class KnapsackGRPOTrainer(KnapsackMixin, GRPOTrainer):  # type: ignore[misc]  # TRL ships no types
@@ -284,3 +246,16 @@ class KnapsackGRPOTrainer(KnapsackMixin, GRPOTrainer):  # type: ignore[misc]  # 
     Takes the arguments of `trl.GRPOTrainer`, with a `KnapsackGRPOConfig`, and optionally ``allocator``. The dataset's
     column ``prompt_id`` names its prompts; without it a prompt is known by its content.
     """
+
+
+def _samples(plan: Plan, outcomes: Outcomes, completions: list[Any]) -> list[dict[str, Any]]:
+    """The best and the worst completion of the largest group: enough to see what is being learned."""
+    largest = int(np.argmax(plan.counts_P))
+    rows = np.flatnonzero(outcomes.group_PG == largest)
+    rewards = np.nan_to_num(outcomes.rewards_PG[rows], nan=-np.inf)
+    chosen = dict.fromkeys((int(rows[np.argmax(rewards)]), int(rows[np.argmin(rewards)])))
+    return [
+        {"id": plan.prompt_ids[largest], "completion": completions[row], "reward": float(outcomes.rewards_PG[row])}
+        for row in chosen
+        if row < len(completions)
+    ]

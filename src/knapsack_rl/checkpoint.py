@@ -1,4 +1,4 @@
-"""What a TRL checkpoint needs besides weights to go on exactly: the beliefs, and where in the run they were."""
+"""What a checkpoint needs besides weights to go on exactly: the beliefs, and where in the run they were."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def save_checkpoint(folder: Path, allocator: Allocator, progress: Progress) -> N
 
 
 def load_checkpoint(folder: Path, allocator: Allocator) -> Progress | None:
-    """Restore the beliefs from a checkpoint folder; None if it is one of stock TRL, without any.
+    """Restore the beliefs from a checkpoint folder; None if it holds nothing of ours.
 
     Raises:
         CheckpointError: progress or beliefs are missing or damaged.
