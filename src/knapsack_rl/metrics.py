@@ -18,9 +18,6 @@ from knapsack_rl.plan import Plan
 
 STATUSES = ("extremely hard", "hard", "medium", "easy", "extremely easy")
 
-# A belief without any evidence has strength 0; dividing by this instead gives the right limit (all mass on 0 and 1).
-_LEAST_STRENGTH = 1e-12
-
 
 def step_metrics(plan: Plan, outcomes: Outcomes) -> dict[str, float]:
     """The numbers a trainer logs for one step.
@@ -36,7 +33,7 @@ def step_metrics(plan: Plan, outcomes: Outcomes) -> dict[str, float]:
         predicted_mixed: mean predicted probability that a group holds successes and failures. Its observed counterpart
             is ``frac_solved_some``, which equals ``frac_prompts_mixed`` where rewards are binary.
         brier_mixed: mean squared difference between that probability and what happened; 0 is best, and a forecast that
-            always says the share itself scores share * (1 - share).
+            always says the share itself scores share * (1 - share). Groups without a forecast are left out of both.
         frac_unseen: share of groups whose prompt had never been observed.
 
     Raises:
@@ -78,14 +75,15 @@ def mixed_probability(success_rates_P: FloatArray, strength_P: FloatArray, count
 
     Args:
         success_rates_P: mean of the belief, ``[P]``, in [0, 1]; NaN gives NaN.
-        strength_P: its evidence a+b in rollouts, ``[P]``; may be infinite.
+        strength_P: its evidence a+b in rollouts, ``[P]``; may be infinite. 0 is no belief at all and gives NaN.
         counts_P: rollouts of the group, ``[P]``; 0 and 1 are never mixed.
 
     Returns:
         Probabilities ``[P]``.
     """
     p = np.asarray(success_rates_P, dtype=np.float64)
-    per_rollout = 1.0 / np.maximum(strength_P, _LEAST_STRENGTH)
+    strength = np.asarray(strength_P, dtype=np.float64)
+    per_rollout = 1.0 / np.where(strength > 0, strength, np.nan)
     all_succeed, all_fail = np.ones_like(p), np.ones_like(p)
     for k in range(int(counts_P.max(initial=0))):
         weight = k * per_rollout
@@ -93,7 +91,8 @@ def mixed_probability(success_rates_P: FloatArray, strength_P: FloatArray, count
         all_succeed = np.where(drawn, all_succeed * (p + weight) / (1 + weight), all_succeed)
         all_fail = np.where(drawn, all_fail * (1 - p + weight) / (1 + weight), all_fail)
     # Without a draw both products are 1: the clip turns 1 - 1 - 1 into "never mixed", and rounding noise into 0.
-    return np.clip(1.0 - all_succeed - all_fail, 0.0, 1.0)
+    chance = np.clip(1.0 - all_succeed - all_fail, 0.0, 1.0)
+    return np.where(strength > 0, chance, np.nan)
 
 
 def status(rates_P: FloatArray) -> IntArray:

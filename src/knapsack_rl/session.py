@@ -7,11 +7,14 @@ metrics = session.learn(plan, outcomes)     # beliefs, metrics and trace
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from knapsack_rl.allocator import Allocator
 from knapsack_rl.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -20,7 +23,11 @@ from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
 from knapsack_rl.trace import TraceWriter
 
+logger = logging.getLogger(__name__)
+
 LONGEST_TEXT = 2000
+# Rollouts without one success after which rewards that do differ suggest that the threshold is wrong.
+PATIENCE = 1000
 
 
 class Session:
@@ -40,6 +47,7 @@ class Session:
         self._resumed = False
         self._allocating = self._working = 0.0
         self._entered = self._last_step = time.perf_counter()
+        self._unsuccessful: list[float] | None = [0, np.inf, -np.inf]  # rollouts, lowest and highest reward so far
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -90,6 +98,7 @@ class Session:
         """
         metrics = step_metrics(plan, outcomes)
         self.allocator.observe(outcomes)
+        self._question_threshold(outcomes)
         now = time.perf_counter()
         overhead = self._working + now - self._entered
         if self.trace is not None:
@@ -104,6 +113,28 @@ class Session:
         self._allocating = self._working = 0.0
         self._last_step = now
         return metrics | {"overhead_seconds": overhead}
+
+    def _question_threshold(self, outcomes: Outcomes) -> None:
+        """Warn once if rewards differ but none is ever a success: the beliefs would learn nothing from them."""
+        if self._unsuccessful is None:
+            return
+        if outcomes.success_PG.any():
+            self._unsuccessful = None
+            return
+        rewards = outcomes.rewards_PG[outcomes.answered_PG]
+        count, lowest, highest = self._unsuccessful
+        count, lowest = count + rewards.size, min(lowest, rewards.min(initial=np.inf))
+        highest = max(highest, rewards.max(initial=-np.inf))
+        self._unsuccessful = [count, lowest, highest]
+        if count >= PATIENCE and highest > lowest:
+            logger.warning(
+                "no reward of %d rollouts has reached success_threshold=%g (the highest was %g), so every prompt is "
+                "believed to be unsolved: set success_threshold to the least reward that means success",
+                count,
+                outcomes.success_threshold,
+                highest,
+            )
+            self._unsuccessful = None
 
     def open_trace(self, path: Path, run: Mapping[str, object]) -> None:
         """Begin the record of the run, or go on with it after `load`."""

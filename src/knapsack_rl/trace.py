@@ -20,6 +20,19 @@ from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
 from knapsack_rl.records import End, Evaluation, Record, Resume, RunStart, Step, decode, encode
 
+__all__ = [
+    "End",
+    "Evaluation",
+    "Record",
+    "Resume",
+    "RunStart",
+    "Step",
+    "Trace",
+    "TraceReader",
+    "TraceWriter",
+    "read_trace",
+]
+
 
 @dataclass
 class Trace:
@@ -92,11 +105,7 @@ def read_trace(path: Path | str) -> Trace:
 
 
 class TraceReader:
-    """Reads a trace while it is being written.
-
-    Args:
-        path: the file; it need not exist yet.
-    """
+    """Reads a trace while it is being written; the file need not exist yet."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -202,7 +211,7 @@ class TraceWriter:
         self._file.close()
 
     def __enter__(self) -> TraceWriter:
-        """Use as a context to close the file; an exception ends the run as "interrupted"."""
+        """Close the file at the end of the block; an exception ends the run as "interrupted"."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

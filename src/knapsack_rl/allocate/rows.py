@@ -1,0 +1,182 @@
+"""Reading pass rates: CSV, JSON lines or Parquet, from a file or from standard input.
+
+Every complaint names the place (``rates.csv:3``) and the value, because the file was made by somebody's script.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from knapsack_rl.notation import FloatArray
+
+FORMATS = ("csv", "jsonl", "parquet")
+SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+ID_COLUMNS = ("prompt_id", "id")
+RATE_COLUMNS = ("pass_rate", "p")
+
+# Where a row stands, for messages, and its cells by column.
+Row: TypeAlias = tuple[str, Mapping[str, object]]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What is known about each prompt.
+
+    Attributes:
+        prompt_ids: unique ids, ``[P]``; the row's number where the file has no id column.
+        rates_P: observed success rates, ``[P]``; 0 where nothing was attempted.
+        attempts_P: rollouts behind each, ``[P]``; 0 is a prompt never seen, infinity a rate to be taken as exact.
+    """
+
+    prompt_ids: tuple[str, ...]
+    rates_P: FloatArray
+    attempts_P: FloatArray
+
+
+def read_evidence(data: bytes, name: str, file_format: str) -> Evidence:
+    """Read a table of pass rates.
+
+    The columns are ``successes`` and ``attempts``; or ``pass_rate`` (or ``p``), with ``attempts`` where known. Counts
+    win over a rate. An id column (``prompt_id`` or ``id``) is optional.
+
+    Args:
+        data: the file's content.
+        name: what to call it in messages.
+        file_format: one of ``FORMATS``.
+
+    Raises:
+        ValueError: no rows, missing columns, duplicate or empty ids, or a number that makes no sense; one line that
+            names the place and the value.
+        ModuleNotFoundError: Parquet without pyarrow.
+    """
+    ids: dict[str, str] = {}
+    rates, attempts = [], []
+    for number, (where, row) in enumerate(_rows(data, name, file_format), start=1):
+        prompt_id = _id(where, row, number)
+        if prompt_id in ids:
+            raise ValueError(f"{where}: the id {prompt_id!r} was there before, at {ids[prompt_id]}")
+        ids[prompt_id] = where
+        rate, count = _rate(where, row)
+        rates.append(rate)
+        attempts.append(count)
+    if not ids:
+        raise ValueError(f"{name} holds no rows: expected one per prompt")
+    return Evidence(tuple(ids), np.array(rates), np.array(attempts))
+
+
+def detect_format(name: str, data: bytes) -> str:
+    """The format by the file's suffix, else by its first characters: a brace opens JSON lines."""
+    by_suffix = SUFFIXES.get(Path(name).suffix.lower())
+    if by_suffix is not None:
+        return by_suffix
+    if data.startswith(b"PAR1"):
+        return "parquet"
+    return "jsonl" if data.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") else "csv"
+
+
+def _rows(data: bytes, name: str, file_format: str) -> Iterator[Row]:
+    if file_format == "parquet":
+        yield from _parquet_rows(data, name)
+        return
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    yield from (_json_rows if file_format == "jsonl" else _csv_rows)(text, name)
+
+
+def _csv_rows(text: str, name: str) -> Iterator[Row]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+    for cells in reader:
+        where = f"{name}:{reader.line_num}"
+        if None in cells or None in cells.values():
+            raise ValueError(f"{where}: the header has {len(reader.fieldnames or ())} columns, this row another number")
+        yield where, cells
+
+
+def _json_rows(text: str, name: str) -> Iterator[Row]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{name}:{number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{where}: not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{where}: expected an object with named values, found {line.strip()[:40]!r}")
+        yield where, row
+
+
+def _parquet_rows(data: bytes, name: str) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{name} is not a Parquet file: {error}") from error
+    names = table.column_names
+    if not set(RATE_COLUMNS) & set(names) and not {"successes", "attempts"} <= set(names):
+        _refuse_columns(name, names)
+    # Prompts and answers may stand beside: Python objects are made of the few columns that matter only.
+    wanted = [column for column in names if column in {*ID_COLUMNS, *RATE_COLUMNS, "successes", "attempts"}]
+    for number, row in enumerate(table.select(wanted).to_pylist(), start=1):
+        yield f"{name}, row {number}", row
+
+
+def _id(where: str, row: Mapping[str, object], number: int) -> str:
+    for column in ID_COLUMNS:
+        if column in row:
+            value = row[column]
+            if value is None or isinstance(value, dict | list) or not str(value).strip():
+                raise ValueError(f"{where}: {column} is {value!r}: every prompt needs an id, or none has the column")
+            return str(value)
+    return str(number)
+
+
+def _rate(where: str, row: Mapping[str, object]) -> tuple[float, float]:
+    """The observed success rate of a row, and the attempts behind it."""
+    if "successes" in row and "attempts" in row:
+        successes, attempts = _number(where, row, "successes"), _number(where, row, "attempts")
+        if successes > attempts:
+            raise ValueError(f"{where}: {successes:g} successes in {attempts:g} attempts")
+        return (successes / attempts if attempts else 0.0), attempts
+    for column in RATE_COLUMNS:
+        if column in row:
+            attempts = _number(where, row, "attempts") if "attempts" in row else math.inf
+            # A prompt that was never attempted has no rate: whatever stands there is not read.
+            return (_number(where, row, column, most=1.0) if attempts else 0.0), attempts
+    _refuse_columns(where, list(row))
+    raise AssertionError
+
+
+def _refuse_columns(where: str, columns: Sequence[str]) -> None:
+    raise ValueError(
+        f"{where}: no column `pass_rate` (or `p`), nor both `successes` and `attempts`;"
+        f" the columns are: {', '.join(columns) or 'none'}"
+    )
+
+
+def _number(where: str, row: Mapping[str, object], column: str, most: float = math.inf) -> float:
+    """A number in [0, most] and finite."""
+    value = row[column]
+    try:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{where}: {column} is {value!r}, not a number") from None
+    if not (0 <= number <= most and math.isfinite(number)):
+        range_ = "in [0, 1]" if most == 1.0 else "finite and at least 0"
+        raise ValueError(f"{where}: {column} is {value}: it must be {range_}")
+    return number

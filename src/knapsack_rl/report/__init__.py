@@ -1,0 +1,29 @@
+"""Traces of runs as one self-contained HTML page. Needs jinja2 and matplotlib, which only its own modules import."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def write_report(traces: Sequence[Path], out: Path) -> Path:
+    """Write one page that shows the runs side by side; it needs no network and no other file.
+
+    Args:
+        traces: trace files, of finished, running or killed runs; even empty ones are shown for what they are.
+        out: the page; written all or nothing, and byte for byte the same for the same traces.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ValueError: no traces, or a file that is not a trace.
+        OSError: a file that cannot be read or written.
+        ModuleNotFoundError: jinja2 or matplotlib is missing.
+    """
+    from knapsack_rl.report.page import render, write_page
+    from knapsack_rl.trace import read_trace
+
+    if not traces:
+        raise ValueError("a report needs at least one trace")
+    return write_page(render([read_trace(path) for path in traces]), Path(out))

@@ -1,0 +1,99 @@
+"""The page: measures, figures and tables of the runs, poured into one template."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from knapsack_rl.metrics import STATUSES
+from knapsack_rl.report import belief_charts, charts, svg, tables
+from knapsack_rl.report.runs import Run, make_runs
+from knapsack_rl.report.verdict import verdict
+from knapsack_rl.trace import Trace
+
+Chart: TypeAlias = Callable[[Sequence[Run]], str]
+
+# More runs than this do not fit beside one another; figures with a panel per run take several rows.
+_PANELS = 3
+
+
+def render(traces: Sequence[Trace]) -> str:
+    """The page as text. The same traces give the same text, and whatever they hold is escaped."""
+    runs = make_runs(traces)
+    with_steps = [run for run in runs if run.steps]
+    differ, same = tables.settings(runs)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template("page.html.j2").render(
+        runs=runs,
+        with_steps=with_steps,
+        verdict=verdict(runs),
+        notes=_notes(runs),
+        headline=tables.headline(runs),
+        figures=_figures(with_steps),
+        statuses=STATUSES,
+        transitions=tables.transitions(with_steps),
+        samples=tables.samples(with_steps),
+        settings_differ=differ,
+        settings_same=same,
+    )
+
+
+def write_page(page: str, out: Path) -> Path:
+    """Write the page all or nothing: a browser never loads half of it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # A model may emit half a surrogate pair, which UTF-8 cannot hold.
+    data = page.encode("utf-8", errors="replace")
+    with tempfile.NamedTemporaryFile(dir=out.parent, delete=False, suffix=".tmp") as file:
+        try:
+            file.write(data)
+            file.close()
+            Path(file.name).chmod(0o644)
+            Path(file.name).replace(out)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+    return out
+
+
+def _figures(runs: Sequence[Run]) -> dict[str, list[Markup]]:
+    """The figures by name, each as one or more rows of panels; none without a step."""
+    if not runs:
+        return {}
+    rows = [runs[start : start + _PANELS] for start in range(0, len(runs), _PANELS)]
+    together: dict[str, Chart] = {"learning": charts.learning_curves, "mixed": charts.mixed_shares}
+    apart: dict[str, Chart] = {
+        "counts": charts.count_maps,
+        "allocation": belief_charts.allocation_by_rate,
+        "calibration": belief_charts.calibration,
+    }
+    with svg.style():
+        figures = {name: [Markup(draw(runs))] for name, draw in together.items()}
+        return figures | {name: [Markup(draw(row)) for row in rows] for name, draw in apart.items()}
+
+
+def _notes(runs: Sequence[Run]) -> list[str]:
+    """What a reader must know before trusting the figures."""
+    notes = []
+    for run in runs:
+        if not run.trace.run:
+            notes.append(f"{run.trace.path} holds no record yet.")
+        elif not run.steps:
+            notes.append(f"{run.label}: no generation step has been recorded yet.")
+        elif len(run.steps) == 1:
+            notes.append(f"{run.label}: a single step has been recorded, so that nothing can be said about changes.")
+        if run.steps and run.trace.ended is None:
+            notes.append(f"{run.label}: the record has no end: the run was killed, or is still going on.")
+        elif run.trace.ended not in (None, "finished"):
+            notes.append(f"{run.label}: the run was {run.trace.ended} after {len(run.steps):,} generation steps.")
+    spent = {run.rollouts for run in runs if run.steps}
+    if len(spent) > 1:
+        notes.append("The runs spent different numbers of rollouts: compare curves at equal rollouts, not end points.")
+    return notes
