@@ -1,7 +1,7 @@
 """TRL's vLLM paths. Its own code for a vLLM server runs here; only the server behind the client is played by the model.
 
-The colocated engine itself runs in tests/vllm (`make test-vllm`, own environment). A real server is not run anywhere
-here: TRL sends it the weights over NCCL, which needs GPUs.
+The colocated engine itself runs in tests/trl_vllm (`make test-vllm`, own environment). A real server runs nowhere here:
+TRL sends it the weights over NCCL, which needs GPUs.
 """
 
 from __future__ import annotations
