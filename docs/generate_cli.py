@@ -1,0 +1,39 @@
+"""Write docs/cli.md from the real ``--help`` of the command; tests/test_docs.py fails when they drift apart."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+PAGE = Path(__file__).with_name("cli.md")
+COMMANDS = ("", "train", "allocate", "report")
+
+INTRODUCTION = """\
+# The command line
+
+`knapsack-rl` (or `python -m knapsack_rl`) has three commands. This page is their `--help`, word for word;
+`docs/generate_cli.py` writes it.
+"""
+
+
+def help_of(command: str) -> str:
+    """What ``knapsack-rl COMMAND --help`` prints on a terminal of 100 columns, without colours."""
+    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "PYTHON_COLORS": "0", "TERM": "dumb"}
+    call = [sys.executable, "-m", "knapsack_rl", *command.split(), "--help"]
+    answer = subprocess.run(call, env=environment, capture_output=True, text=True, check=True)
+    return "\n".join(line.rstrip() for line in answer.stdout.strip().splitlines())
+
+
+def page() -> str:
+    """The whole page."""
+    sections = [INTRODUCTION]
+    for command in COMMANDS:
+        name = f"knapsack-rl {command}".strip()
+        sections.append(f"## `{name}`\n\n```text\n$ {name} --help\n{help_of(command)}\n```\n")
+    return "\n".join(sections)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

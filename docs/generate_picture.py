@@ -1,0 +1,67 @@
+"""Draws docs/images/budget.svg, the picture of the README: one budget, spent equally and by plan.
+
+    python docs/generate_picture.py
+
+Twelve prompts with known records of 16 rollouts each; 96 rollouts to spend. The counts are the library's own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+
+from knapsack_rl import Outcomes, make_allocator
+
+mpl.use("svg")
+import matplotlib.pyplot as plt
+
+SUCCESSES = [0, 0, 0, 1, 2, 4, 6, 9, 12, 15, 16, 16]
+EVERY, BUDGET = 16, 96
+MIXED, ALIKE, INK = "#2563a8", "#c9c5bd", "#33312e"
+
+
+def plan_counts() -> np.ndarray:
+    """What the default allocator plans after it has seen these records."""
+    ids = [f"prompt {i}" for i in range(len(SUCCESSES))]
+    allocator = make_allocator("posterior", half_life=1e9)
+    records = [(prompt, [1.0] * s + [0.0] * (EVERY - s)) for prompt, s in zip(ids, SUCCESSES, strict=True)]
+    allocator.observe(Outcomes.of_groups(0, records))
+    return allocator.plan(ids, BUDGET, step=0).counts_P
+
+
+def draw(counts: np.ndarray, title: str, axes: plt.Axes) -> None:
+    """One row of stacked rollouts; the darker, the likelier that the group teaches something."""
+    rates = np.array(SUCCESSES) / EVERY
+    teaches = 1 - rates**counts - (1 - rates) ** counts
+    for i, (count, share) in enumerate(zip(counts, teaches, strict=True)):
+        colour = [
+            (1 - share) * a + share * b for a, b in zip(mpl.colors.to_rgb(ALIKE), mpl.colors.to_rgb(MIXED), strict=True)
+        ]
+        for level in range(count):
+            axes.add_patch(plt.Rectangle((i - 0.4, level + 0.08), 0.8, 0.84, color=colour, lw=0))
+        axes.text(i, count + 0.35, str(count), ha="center", va="bottom", fontsize=9, color=INK)
+    axes.set_xlim(-0.7, len(counts) - 0.3)
+    axes.set_ylim(0, 22)
+    axes.set_xticks(range(len(counts)), [f"{s}/{EVERY}" for s in SUCCESSES], fontsize=8, color=INK)
+    axes.set_yticks([])
+    axes.set_title(title, fontsize=11, color=INK, loc="left")
+    axes.set_xlabel("solved so far", fontsize=9, color=INK)
+    axes.spines[["left", "right", "top"]].set_visible(False)
+    axes.spines["bottom"].set_color(ALIKE)
+
+
+def main() -> None:
+    """Draw both rows and write the file."""
+    plt.rcParams |= {"svg.hashsalt": "knapsack-rl", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.06)
+    draw(np.full(len(SUCCESSES), BUDGET // len(SUCCESSES)), "GRPO: 96 rollouts, 8 for every prompt", left)
+    draw(plan_counts(), "knapsack-rl: the same 96 rollouts, where they teach", right)
+    figure.patch.set_facecolor("white")
+    figure.savefig(Path(__file__).parent / "images" / "budget.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
