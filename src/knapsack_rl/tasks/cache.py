@@ -1,0 +1,56 @@
+"""Where models made or converted on this machine are kept: whole folders that appear at once or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+CACHE_VARIABLE = "KNAPSACK_RL_CACHE"
+
+
+def cache_root() -> Path:
+    """The cache directory: ``$KNAPSACK_RL_CACHE``, or ``knapsack-rl`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    if own := os.environ.get(CACHE_VARIABLE):
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "knapsack-rl"
+
+
+def cached_folder(name: str, build: Callable[[Path], None]) -> Path:
+    """The folder ``name`` of the cache, made by ``build(folder)`` where it is missing.
+
+    The folder is built under another name and renamed when complete: an interrupted build leaves nothing that could be
+    taken for a model, and of two that race the first to finish wins, the other's work being equal.
+
+    Args:
+        name: folder name; it must change whenever the content would.
+        build: fills the empty folder that it is given.
+
+    Returns:
+        The complete folder.
+    """
+    root = cache_root()
+    target = root / name
+    if target.is_dir():
+        return target
+    root.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
+    try:
+        build(unfinished)
+        _publish(unfinished, target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return target
+
+
+def _publish(unfinished: Path, target: Path) -> None:
+    # mkdtemp makes private folders; a cache may be shared by several users.
+    unfinished.chmod(0o755)
+    try:
+        unfinished.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise

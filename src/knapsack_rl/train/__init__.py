@@ -1,0 +1,1 @@
+"""The main job: train a language model by GRPO with knapsack-allocated groups. Import its modules by path."""

@@ -1,0 +1,123 @@
+"""The main job in small, through the command line: a base model of a second, a few steps, real processes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("trl")
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from knapsack_rl.cli import main
+from knapsack_rl.tasks.errors import TaskError
+from knapsack_rl.tasks.models import load_tokenizer, model_path
+from knapsack_rl.tasks.prompts import load_prompts
+from knapsack_rl.trace import read_trace
+from knapsack_rl.train.arm import chat_prompts, last_checkpoint, spells_characters
+from knapsack_rl.train.job import Job, free_output
+
+# One second of warm start on the easiest settings, so that some answers are right from the first step.
+MODEL = "embedded?hidden=64&layers=1&steps=120"
+SMALL = [
+    *("--model", MODEL, "--dataset", "embedded?train=32&heldout=32"),
+    *("--per_device_train_batch_size", "64", "--steps", "6"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["KNAPSACK_RL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+def test_the_job_runs_both_arms_compares_them_and_reports(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out"
+    assert main(["train", *SMALL, "--output", str(output)]) == 0
+    traces = {arm: read_trace(output / arm / "trace.jsonl") for arm in ("uniform", "knapsack")}
+    for trace in traces.values():
+        assert trace.ended == "finished"
+        assert [step.plan.budget for step in trace.steps] == [64] * 6
+        assert [evaluation.step for evaluation in trace.evals] == list(range(7))
+        assert set(trace.evals[0].rates or ()) == set(trace.texts) | set(trace.evals[0].rates or ())
+        assert len(trace.evals[0].rates or ()) == 32
+    uniform, knapsack = traces["uniform"], traces["knapsack"]
+    assert {int(n) for step in uniform.steps for n in step.plan.counts_P} == {8}
+    assert any(len(set(step.plan.counts_P.tolist())) > 1 for step in knapsack.steps)
+    # The same start and the same prompts: only what the allocator does is different.
+    assert uniform.evals[0].rates == knapsack.evals[0].rates
+    assert [s.plan.prompt_ids for s in uniform.steps] == [s.plan.prompt_ids for s in knapsack.steps]
+    shown = capfd.readouterr().out
+    for word in ("warm-starting", "uniform", "knapsack", "6/6", "rollouts in mixed groups", "held-out prompts:", "384"):
+        assert word in shown
+    assert "report.html" in shown
+    assert (output / "report.html").stat().st_size > 10_000
+    assert (output / "knapsack" / "model" / "model.safetensors").is_file()
+    # The end is not gone on with, but shown again.
+    assert main(["train", "--resume", "--output", str(output)]) == 0
+    assert "rollouts in mixed groups" in capfd.readouterr().out
+    assert main(["train", *SMALL, "--output", str(output)]) == 2
+    assert "--resume" in capfd.readouterr().err
+
+
+def test_what_is_wrong_in_an_arm_is_one_line_and_leaves_the_folder_free(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"question": "1 + 1 =", "answer": "2"}\n')
+    job = ["train", "--model", MODEL, "--dataset", str(data), "--arms", "knapsack", "--output", str(tmp_path / "out")]
+    assert main([*job, "--steps", "1", "--reward", "exact"]) == 1
+    shown = capfd.readouterr().out
+    assert "knapsack failed" in shown
+    assert "has no column 'prompt'" in shown
+    assert "Traceback" not in shown
+    assert free_output(tmp_path / "out") == tmp_path / "out"
+
+
+def test_a_yaml_file_is_as_good_as_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Job] = []
+    monkeypatch.setattr("knapsack_rl.train.cli._all_arms", lambda job, output, resume: started.append(job) or 0)
+    file = tmp_path / "job.yaml"
+    file.write_text(
+        f"model: {MODEL}\ndataset: embedded\narms: [knapsack]\nsteps: 5\nlearning_rate: 1e-3\noutput: {tmp_path}/a\n"
+    )
+    assert main(["train", "--config", str(file)]) == 0
+    flags = ["--model", MODEL, "--dataset", "embedded", "--arms", "knapsack", "--steps", "5", "--learning_rate", "1e-3"]
+    assert main(["train", *flags, "--output", str(tmp_path / "b")]) == 0
+    assert main(["train", "--config", str(file), "--steps", "6", "--output", str(tmp_path / "c")]) == 0
+    assert started[0] == started[1]
+    assert started[2].steps == 6
+    assert Job.load(tmp_path / "a") == started[0]
+
+
+def test_conversations_need_a_template_and_texts_do_not(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(model_path(MODEL))
+    prompts = load_prompts("embedded?train=4&heldout=0").train
+    assert chat_prompts(prompts, tokenizer, Job()) is prompts
+    with pytest.raises(TaskError, match="no chat template, which a system prompt would need"):
+        chat_prompts(prompts, tokenizer, Job(system_prompt="be brief"))
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    chats = chat_prompts(prompts, tokenizer, Job(system_prompt="be brief"))
+    assert [message["role"] for message in chats[0]["prompt"]] == ["system", "user"]
+    tokenizer.chat_template = None
+    with pytest.raises(TaskError, match="no chat template, which the conversations of"):
+        chat_prompts(chats, tokenizer, Job())
+
+
+def test_only_a_tokenizer_that_spells_allows_exact_rates() -> None:
+    tokenizer = load_tokenizer(model_path(MODEL))
+    assert spells_characters(tokenizer)
+    model = AutoModelForCausalLM.from_pretrained(model_path(MODEL))
+    assert sum(weights.numel() for weights in model.parameters()) < 100_000
+    assert next(model.parameters()).dtype == torch.float32
+
+
+def test_a_checkpoint_cut_short_is_passed_over(tmp_path: Path) -> None:
+    assert last_checkpoint(tmp_path) is None
+    for step in (5, 10, 20):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    (tmp_path / "checkpoint-5" / "trainer_state.json").touch()
+    (tmp_path / "checkpoint-10" / "trainer_state.json").touch()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")

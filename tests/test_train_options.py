@@ -1,0 +1,75 @@
+"""TRL's own arguments from flags and YAML, and every way to get them wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("trl")
+
+from knapsack_rl.tasks.errors import TaskError
+from knapsack_rl.train.options import check, read_yaml, trainer_fields
+
+
+def test_only_what_was_given_counts() -> None:
+    given = trainer_fields(["--learning_rate", "1e-3", "--max-generations", "16", "--bf16", "False"], {})
+    assert given == {"learning_rate": 1e-3, "max_generations": 16, "bf16": False}
+    assert trainer_fields([], {}) == {}
+
+
+def test_flags_win_over_the_file_and_both_have_trls_types(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(
+        "learning_rate: 1e-5\nloss-type: grpo\nreward_weights: [1.0]\nmodel_init_kwargs: {dtype: float32}\n"
+    )
+    given = trainer_fields(["--loss_type", "dapo"], read_yaml(file))
+    assert given["learning_rate"] == 1e-5  # YAML reads 1e-5 as a text
+    assert given["loss_type"] == "dapo"
+    assert given["reward_weights"] == [1.0]
+    assert given["model_init_kwargs"] == {"dtype": "float32"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "config", "message"),
+    [
+        (["--learning_rat", "1"], {}, "unknown option '--learning_rat'; did you mean learning_rate"),
+        (["--xyzzy"], {}, "unknown option '--xyzzy'"),
+        (["stray"], {}, "unknown argument 'stray'"),
+        (["--learning_rate", "fast"], {}, "learning_rate.*invalid float value: 'fast'"),
+        (["--allocation", "posterior"], {}, "allocation is the job's own: use --arms"),
+        ([], {"learning_rat": 1}, "unknown key of the configuration file 'learning_rat'; did you mean learning_rate"),
+        ([], {"output_dir": "x"}, "output_dir is the job's own: use --output"),
+        ([], {"learning_rate": "fast"}, "learning_rate.*invalid float value: 'fast'"),
+    ],
+)
+def test_mistakes_are_one_clear_line(argv: list[str], config: dict[str, object], message: str) -> None:
+    with pytest.raises(TaskError, match=message) as refusal:
+        trainer_fields(argv, config)
+    assert "\n" not in str(refusal.value)
+
+
+def test_contradictions_show_before_anything_starts() -> None:
+    check({"per_device_train_batch_size": 8, "num_generations": 4, "bf16": False, "use_cpu": True})
+    with pytest.raises(TaskError, match="the training arguments do not fit: .*divisible"):
+        check({"per_device_train_batch_size": 8, "num_generations": 7, "bf16": False, "use_cpu": True})
+    with pytest.raises(TaskError, match="min_count is 1|min_generations"):
+        check({"min_generations": 1, "bf16": False, "use_cpu": True})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot read the configuration"), ("[1, 2]", "must hold a mapping"), ("a: [", "is not YAML")],
+)
+def test_unreadable_files_are_one_clear_line(content: str | None, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(TaskError, match=message) as refusal:
+        read_yaml(file)
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").touch()
+    assert read_yaml(tmp_path / "job.yaml") == {}
