@@ -70,7 +70,8 @@ class PosteriorBeliefs:
     """Beta beliefs with forgetting: an observation counts half after every ``half_life`` steps.
 
     Because fading depends on time alone, the order in which outcomes arrive does not matter: late ones, and groups that
-    come in parts, leave the same belief (up to rounding in single precision).
+    come in parts, leave the same belief (up to rounding in single precision). Only the mean length
+    follows the order of arrival.
 
     Memory: 28 bytes a prompt and 5 to 13 for the index, plus an eighth to grow.
     """
@@ -233,7 +234,8 @@ class PaperBeliefs:
         kept = got < self.window  # a shift by the whole width is not defined
         shift = np.where(kept, got, 0).astype(np.uint64)
         mask = np.uint64(2**self.window - 1)
-        return (np.where(kept, window << shift, 0).astype(np.uint64) | pushed) & mask
+        shifted: np.ndarray = (np.where(kept, window << shift, 0).astype(np.uint64) | pushed) & mask
+        return shifted
 
 
 def _observe_tokens(table: PromptTable, rows: IntArray, groups: IntArray, tokens: FloatArray) -> None:

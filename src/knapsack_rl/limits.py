@@ -39,8 +39,10 @@ def rollouts_for_confidence(success_rates_P: FloatArray, confidence: float = CON
 
     N = ln(1 - confidence) / ln(max(p, 1-p)), infinite at p = 0 and p = 1.
     """
-    with np.errstate(divide="ignore"):
-        return np.log(1 - confidence) / np.log(np.maximum(success_rates_P, 1 - success_rates_P))
+    rarer_P: FloatArray = np.minimum(success_rates_P, 1 - success_rates_P)
+    with np.errstate(divide="ignore"):  # log1p: 1 - p would round to 1 for a rate of 1e-20
+        rollouts_P: FloatArray = np.log(1 - confidence) / np.log1p(-rarer_P)
+    return rollouts_P
 
 
 def paper_limits(
@@ -56,7 +58,12 @@ def paper_limits(
 
     Returns:
         ``low_P, high_P``: equal for every prompt that is not mixed, ``low..high`` for the mixed ones.
+
+    Raises:
+        ValueError: ``low`` below 2 (the rule leaves no prompt out), or a budget that would leave a group of one.
     """
+    if low < 2:
+        raise ValueError(f"the paper's rule gives every prompt a group: its least count must be at least 2, not {low}")
     mixed = seen_P & (success_rates_P > 0) & (success_rates_P < 1)
     unsolved = seen_P & (success_rates_P == 0)
     counts = np.where(seen_P, low, np.clip(equal_counts(seen_P.size, budget), low, high))

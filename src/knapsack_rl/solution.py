@@ -35,12 +35,12 @@ def checked_limits(low_P: IntArray, high_P: IntArray) -> tuple[IntArray, IntArra
     low_P, high_P = np.asarray(low_P, dtype=np.int64), np.asarray(high_P, dtype=np.int64)
     if low_P.shape != high_P.shape or low_P.ndim != 1:
         raise ValueError(f"the limits have shapes {low_P.shape} and {high_P.shape}: one of each per prompt is needed")
-    for name, limit_P in (("lower", low_P), ("upper", high_P)):
+    for name, limit_P in (("a lower", low_P), ("an upper", high_P)):
         wrong = (limit_P < 0) | (limit_P == 1)
         if wrong.any():
             i = int(np.argmax(wrong))
             raise ValueError(
-                f"prompt {i} has a {name} limit of {limit_P[i]}: a group of one has no gradient, use 0 or at least 2"
+                f"prompt {i} has {name} limit of {limit_P[i]}: a group of one has no gradient, use 0 or at least 2"
             )
     wrong = low_P > high_P
     if wrong.any():
@@ -55,7 +55,7 @@ def checked_budget(budget: float, low_P: IntArray, high_P: IntArray) -> int:
     Raises:
         ValueError: not a whole number, below the sum of the lower limits, or above the sum of the upper ones.
     """
-    if budget != int(budget):
+    if not np.isfinite(budget) or budget != int(budget):
         raise ValueError(f"a budget of {budget} rollouts is not a whole number")
     least, most = int(low_P.sum()), int(high_P.sum())
     if budget < least:
@@ -75,7 +75,7 @@ def checked_costs(cost_P: FloatArray, budget: float, low_P: IntArray) -> FloatAr
     """The costs of one rollout of each prompt, if the budget covers the lower limits.
 
     Raises:
-        ValueError: a cost that is not positive and finite, or a budget that does not cover the lower limits.
+        ValueError: a cost that is not positive and finite, or a budget that is not, or that the lower limits exceed.
     """
     cost_P = np.asarray(cost_P, dtype=np.float64)
     if cost_P.shape != low_P.shape:
@@ -85,6 +85,8 @@ def checked_costs(cost_P: FloatArray, budget: float, low_P: IntArray) -> FloatAr
         i = int(np.argmax(wrong))
         raise ValueError(f"prompt {i} costs {cost_P[i]} a rollout: costs must be positive and finite")
     least = float((cost_P * low_P).sum())
+    if not np.isfinite(budget):
+        raise ValueError(f"a budget of {budget} is not finite")
     if budget < least:
         raise ValueError(f"a budget of {budget} does not cover the {least} that the lower limits cost")
     return cost_P

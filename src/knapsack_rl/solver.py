@@ -13,21 +13,18 @@ one pair and open a group of three. Any other table goes to a dynamic programme.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
 from knapsack_rl.dynamic import solve_by_dynamic_programme
-from knapsack_rl.notation import BoolArray, FloatArray, IntArray
+from knapsack_rl.notation import FloatArray, IntArray
+from knapsack_rl.prices import ROUNDING, NotConcaveError, PriceTable, Rungs, nth_dearest, prices_at, total_value
 from knapsack_rl.solution import Solution, checked_budget, checked_costs, checked_limits
 
 # A table [P, N], or a function (rows, stop) -> [len(rows), stop] of which only what is needed is asked: for 100,000
 # prompts the full table of 128 columns would be 100 MB, while most prompts are settled within the first 20.
 Marginals: TypeAlias = FloatArray | Callable[[IntArray, int], FloatArray]
-
-# Rounding may lift a marginal above the one before it by this share of the row's largest.
-ROUNDING = 1e-12
 
 
 def solve(
@@ -55,15 +52,15 @@ def solve(
         ValueError: limits or a budget that cannot be met, or values that are not finite.
     """
     low_P, high_P = checked_limits(low_P, high_P)
-    table = _Table(_as_function(marginals, high_P), low_P, high_P)
+    table = PriceTable(_as_function(marginals, high_P), low_P, high_P)
     try:
         if cost_P is not None:
             return _spend_costs(table, float(budget), checked_costs(cost_P, budget, low_P))
         units = checked_budget(budget, low_P, high_P)
         # A function is asked for a little more than the mean count, an array is there to be checked as a whole.
-        first = 16 + 2 * units // max(low_P.size, 1) if callable(marginals) else table.width
-        return _spend_units(table, units, max(first, int(low_P.max(initial=0)) + 1))
-    except _NotConcaveError:
+        first = 8 + 2 * units // max(low_P.size, 1) if callable(marginals) else table.width
+        return _spend_units(table, units, first)
+    except NotConcaveError:
         whole = table.marginals(np.arange(low_P.size), table.width)
         values = np.concatenate([np.zeros((low_P.size, 1)), np.cumsum(whole, axis=1)], axis=1)
         return solve_by_dynamic_programme(values, budget, low_P, high_P, cost_P)
@@ -82,50 +79,6 @@ def solve_table(
     return Solution(solution.counts_P, solution.value + float(values[:, 0].sum()), solution.price, solution.gap)
 
 
-class _NotConcaveError(Exception):
-    """A row is not concave between its limits: greedy would not be exact."""
-
-
-@dataclass(eq=False)
-class _Rungs:
-    """Some rows of the table, as far as evaluated: true marginals, and the price at which each unit is for sale."""
-
-    rows: IntArray
-    marginals: FloatArray
-    prices: FloatArray  # -inf outside the limits; the two units of a pair share its worth
-
-
-@dataclass(eq=False)
-class _Table:
-    """The table of marginals between the limits."""
-
-    marginals: Callable[[IntArray, int], FloatArray]
-    low_P: IntArray
-    high_P: IntArray
-
-    @property
-    def width(self) -> int:
-        return int(self.high_P.max(initial=0))
-
-    def rungs(self, rows: IntArray, stop: int) -> _Rungs:
-        """Evaluate some rows up to ``stop`` rollouts and check that they are concave there."""
-        stop = min(stop, self.width)
-        marginals = np.asarray(self.marginals(rows, stop), dtype=np.float64)
-        if not np.isfinite(marginals).all():
-            raise ValueError("the values contain NaN or infinity")
-        prices = marginals.copy()
-        pairs = np.flatnonzero((self.low_P[rows] == 0) & (self.high_P[rows] > 0))
-        if pairs.size:
-            prices[pairs, :2] = (marginals[pairs, :2].sum(axis=1) / 2)[:, None]
-        columns = np.arange(stop)
-        inside = (columns >= self.low_P[rows, None]) & (columns < self.high_P[rows, None])
-        _check_concave(prices, inside)
-        if pairs.size:  # a third unit that rounding lifted above its pair would be bought without it
-            prices[pairs] = np.minimum.accumulate(prices[pairs], axis=1)
-        prices[~inside] = -np.inf
-        return _Rungs(rows, marginals, prices)
-
-
 def _as_function(marginals: Marginals, high_P: IntArray) -> Callable[[IntArray, int], FloatArray]:
     if callable(marginals):
         return marginals
@@ -136,70 +89,57 @@ def _as_function(marginals: Marginals, high_P: IntArray) -> Callable[[IntArray, 
     return lambda rows, stop: table[rows, :stop]
 
 
-def _check_concave(prices: FloatArray, inside: BoolArray) -> None:
-    rises = np.diff(prices, axis=1)
-    slack = ROUNDING * np.abs(prices).max(axis=1, initial=0.0)
-    if ((rises > slack[:, None]) & inside[:, 1:] & inside[:, :-1]).any():
-        raise _NotConcaveError
-
-
-def _spend_units(table: _Table, budget: int, first: int) -> Solution:
+def _spend_units(table: PriceTable, budget: int, first: int) -> Solution:
     """Unit costs: everything above one price is bought, and ties fill the rest in prompt order."""
-    units = budget - int(table.low_P.sum())
-    price, pieces = _settle(table, units, first)
-    counts_P, ties_P = table.low_P.copy(), np.zeros_like(table.low_P)
+    counts_P, ties_P = np.zeros_like(table.low_P), np.zeros_like(table.low_P)
+    if budget == 0:
+        return Solution(counts_P, 0.0, 0.0)
+    price, pieces = _settle(table, budget, first)
     for piece in pieces:
-        counts_P[piece.rows] += (piece.prices > price).sum(axis=1)
-        ties_P[piece.rows] = (piece.prices == price).sum(axis=1)
+        counts_P[piece.rows] = np.count_nonzero(piece.prices_N_P > price, axis=0)
+        ties_P[piece.rows] = np.count_nonzero(piece.prices_N_P == price, axis=0)
     left = budget - int(counts_P.sum())
     counts_P += np.clip(left - (np.cumsum(ties_P) - ties_P), 0, ties_P)
     if (counts_P == 1).any():
-        _repair(counts_P, table, pieces)
-    return Solution(counts_P, _total_value(counts_P, pieces), float(price) if units else 0.0)
+        _repair(counts_P, pieces)
+    return Solution(counts_P, total_value(counts_P, pieces), price if price < np.inf else 0.0)
 
 
-def _settle(table: _Table, units: int, stop: int) -> tuple[float, list[_Rungs]]:
-    """The price of the ``units``-th dearest unit for sale, with all rows evaluated down to it.
+def _settle(table: PriceTable, budget: int, stop: int) -> tuple[float, list[Rungs]]:
+    """The price of the ``budget``-th dearest unit, with all rows evaluated down to it.
 
     Seeing more of the table can only raise that price, so a row whose last evaluated unit is cheaper needs no more.
     """
-    settled: list[_Rungs] = []
-    front = table.rungs(np.arange(table.low_P.size), stop)
+    settled: list[Rungs] = []
+    rows = np.arange(table.low_P.size)
     while True:
-        prices = np.concatenate([piece.prices.ravel() for piece in [*settled, front]])
-        price = np.inf if units == 0 else -np.inf
-        if 0 < units <= prices.size:
-            price = np.partition(prices, prices.size - units)[prices.size - units]
-        stop = front.prices.shape[1]
-        unsettled = table.high_P[front.rows] > stop
-        if stop:
-            unsettled &= front.prices[:, -1] >= price
-        settled.append(_Rungs(front.rows[~unsettled], front.marginals[~unsettled], front.prices[~unsettled]))
-        if not unsettled.any():
-            return float(price), settled
-        front = table.rungs(front.rows[unsettled], 4 * stop)
+        front = table.pieces(rows, stop)
+        price = nth_dearest([*settled, *front], budget)
+        unsettled: list[IntArray] = []
+        for piece in front:
+            more_P = (table.high_P[piece.rows] > stop) & (piece.prices_N_P[-1] >= price)
+            unsettled.append(piece.rows[more_P])
+            settled.append(piece.keep(~more_P) if unsettled[-1].size else piece)
+        rows = np.concatenate(unsettled)
+        if not rows.size:
+            return price, settled
+        stop *= 2
 
 
-def _total_value(counts_P: IntArray, pieces: list[_Rungs]) -> float:
-    return float(
-        sum(
-            (piece.marginals * (np.arange(piece.marginals.shape[1]) < counts_P[piece.rows, None])).sum()
-            for piece in pieces
-        )
-    )
+def _repair(counts_P: IntArray, pieces: list[Rungs]) -> None:
+    """Undo, in place and at the least loss, the one pair that the budget cut in half (module docstring).
 
-
-def _repair(counts_P: IntArray, table: _Table, pieces: list[_Rungs]) -> None:
-    """Undo, in place and at the least loss, the one pair that the budget cut in half (module docstring)."""
+    The limits hold by price: a rollout below the lower one would cost +inf to take, one above the other brings -inf.
+    """
     cut = int(np.argmax(counts_P == 1))
-    low_P, high_P = table.low_P, table.high_P
     counts_P[cut] = 0
-    following, last = _units_at(counts_P, pieces), _units_at(counts_P - 1, pieces)
-    pair, third = _units_at(np.zeros_like(counts_P), pieces) * 2, _units_at(np.full_like(counts_P, 2), pieces)
-    give = np.where((counts_P >= 2) & (counts_P < high_P), following, -np.inf)
-    take = np.where((counts_P > 2) & (counts_P > low_P), last, np.inf)
-    close = np.where((counts_P == 2) & (low_P == 0), pair, np.inf)
-    open_three = np.where((counts_P == 0) & (high_P >= 3), pair + third, -np.inf)
+    following, last = prices_at(counts_P, pieces), prices_at(counts_P - 1, pieces)
+    pair, third = 2 * prices_at(np.zeros_like(counts_P), pieces), prices_at(np.full_like(counts_P, 2), pieces)
+    give = np.where(counts_P >= 2, following, -np.inf)
+    take = np.where(counts_P > 2, last, np.inf)
+    close = np.where(counts_P == 2, pair, np.inf)
+    open_three = np.full_like(pair, -np.inf)
+    np.add(pair, third, out=open_three, where=counts_P == 0)
     gains = (give.max(), pair[cut] - take.min(), open_three.max() - close.min())
     best = int(np.argmax(gains))
     if gains[best] == -np.inf:
@@ -210,39 +150,28 @@ def _repair(counts_P: IntArray, table: _Table, pieces: list[_Rungs]) -> None:
     if best == 0:
         counts_P[np.argmax(give)] += 1
     elif best == 1:
-        counts_P[[cut, np.argmin(take)]] += [2, -1]
+        counts_P[[cut, int(np.argmin(take))]] += [2, -1]
     else:
-        counts_P[[np.argmax(open_three), np.argmin(close)]] += [3, -2]
+        counts_P[[int(np.argmax(open_three)), int(np.argmin(close))]] += [3, -2]
 
 
-def _units_at(columns_P: IntArray, pieces: list[_Rungs]) -> FloatArray:
-    """The price of the unit in a column of each row; -inf where that was not evaluated, so not worth having."""
-    units = np.full(columns_P.size, -np.inf)
-    for piece in pieces:
-        columns, stop = columns_P[piece.rows], piece.prices.shape[1]
-        if stop:
-            known = piece.prices[np.arange(columns.size), np.clip(columns, 0, stop - 1)]
-            units[piece.rows] = np.where((columns >= 0) & (columns < stop), known, -np.inf)
-    return units
-
-
-def _spend_costs(table: _Table, budget: float, cost_P: FloatArray) -> Solution:
+def _spend_costs(table: PriceTable, budget: float, cost_P: FloatArray) -> Solution:
     """Unequal costs: buy by worth per cost until a unit no longer fits, then fill what is left."""
-    rungs = table.rungs(np.arange(table.low_P.size), table.width)
-    worth = (rungs.prices / cost_P[:, None]).ravel()
+    pieces = table.pieces(np.arange(table.low_P.size), table.width)
+    worth = np.concatenate([np.empty(0), *((piece.prices_N_P / cost_P[piece.rows]).T.ravel() for piece in pieces)])
     order = np.argsort(-worth, kind="stable")
-    order = order[worth[order] > 0]
+    order = order[(worth[order] > 0) & (worth[order] < np.inf)]
     rows = order // max(table.width, 1)
     left = budget - float((cost_P * table.low_P).sum())
     spent = np.concatenate([[0.0], np.cumsum(cost_P[rows])])
     bought = int(np.searchsorted(spent, left * (1 + ROUNDING), side="right")) - 1
-    bound = _total_value(table.low_P, [rungs]) + float(rungs.prices.ravel()[order[:bought]].sum())
+    bound = total_value(table.low_P, pieces) + float((worth[order[:bought]] * cost_P[rows[:bought]]).sum())
     if bought < order.size:  # no plan is worth more than one that could buy part of a unit
         bound += max(left - float(spent[bought]), 0.0) * float(worth[order[bought]])
     counts_P = table.low_P + np.bincount(rows[:bought], minlength=cost_P.size)
     counts_P[counts_P == 1] = 0
-    _fill(counts_P, table, rungs, cost_P, budget)
-    value = _total_value(counts_P, [rungs])
+    _fill(counts_P, table, pieces, cost_P, budget)
+    value = total_value(counts_P, pieces)
     gap = max(bound - value, 0.0)
     return Solution(
         counts_P,
@@ -252,14 +181,14 @@ def _spend_costs(table: _Table, budget: float, cost_P: FloatArray) -> Solution:
     )
 
 
-def _fill(counts_P: IntArray, table: _Table, rungs: _Rungs, cost_P: FloatArray, budget: float) -> None:
+def _fill(counts_P: IntArray, table: PriceTable, pieces: list[Rungs], cost_P: FloatArray, budget: float) -> None:
     """Spend, in place, what is left on the dearest pair or rollout that still fits, until none does."""
     while True:
         left = budget * (1 + ROUNDING) - float((cost_P * counts_P).sum())
         step_P = np.where(counts_P == 0, 2, 1)
-        worth_P = _units_at(counts_P, [rungs]) / cost_P
+        worth_P = prices_at(counts_P, pieces) / cost_P
         worth_P[(counts_P >= table.high_P) | (step_P * cost_P > left)] = -np.inf
-        best = int(np.argmax(worth_P))
-        if worth_P[best] <= 0:
+        best = int(np.argmax(worth_P)) if worth_P.size else 0
+        if not worth_P.size or worth_P[best] <= 0:
             return
         counts_P[best] += step_P[best]

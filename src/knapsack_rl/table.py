@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,16 +90,16 @@ class PromptTable:
             with np.load(path, allow_pickle=False) as file:
                 found = json.loads(str(file["header"]))
                 arrays = {name: file[name] for name in ("keys", *self._columns) if name in file}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # a damaged file fails in any of a dozen ways, by numpy's hand or zipfile's
             raise BeliefFileError(
                 f"{path} is not a readable belief file ({error}): restore it, or delete it to start without"
             ) from error
         _check_header(path, found, header)
-        sizes = {array.shape for array in arrays.values()}
-        if arrays.keys() != {"keys", *self._columns} or len(sizes) != 1:
-            raise BeliefFileError(f"{path} lacks columns or holds columns of unequal length: restore it, or delete it")
-        self._index = KeyIndex(arrays.pop("keys").astype(np.uint64))
-        self._columns = {name: arrays[name].astype(column.dtype) for name, column in self._columns.items()}
+        dtypes = {"keys": np.dtype(np.uint64)} | {name: column.dtype for name, column in self._columns.items()}
+        _check_columns(path, arrays, dtypes)
+        columns = {name: arrays[name].astype(dtype, copy=False) for name, dtype in dtypes.items()}
+        self._index = KeyIndex(columns.pop("keys"))
+        self._columns = columns
         return dict(found)
 
 
@@ -114,6 +113,16 @@ def _check_header(path: Path, found: object, expected: Mapping[str, object]) -> 
     for key, value in expected.items():
         if found.get(key) != value:
             raise BeliefFileError(f"{path} holds {key} {found.get(key)!r}, not {value!r}: load it into what wrote it")
+
+
+def _check_columns(path: Path, arrays: Mapping[str, NDArray[Any]], dtypes: Mapping[str, np.dtype[Any]]) -> None:
+    shapes = {array.shape for array in arrays.values()}
+    fits = arrays.keys() == dtypes.keys() and len(shapes) == 1 and len(shapes.pop()) == 1
+    # Only the order of bytes may differ: the file may come from another kind of machine.
+    if not fits or not all(np.can_cast(arrays[name].dtype, dtype, "equiv") for name, dtype in dtypes.items()):
+        raise BeliefFileError(
+            f"{path} lacks columns, or holds columns of unequal length or another type: restore it, or delete it"
+        )
 
 
 def _sync_folder(folder: Path) -> None:

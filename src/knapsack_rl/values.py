@@ -22,6 +22,8 @@ A rival value is one more function of this shape.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from knapsack_rl.notation import FloatArray
@@ -86,21 +88,11 @@ def expected_knapsack_marginals(alpha_P: FloatArray, beta_P: FloatArray, stop: i
                 f"{name}_P[{int(np.argmax(wrong))}] is {parameter[wrong][0]}: a Beta belief needs it positive"
             )
     total = a + b
-    n = np.arange(1.0, stop - 1)[:, None]
-    # Rows are n, so that each step of the recurrence is one product over all prompts. Both terms start at M(2, 3), and
-    # M(x+1, y) = M(x, y) (a+x) / (a+b+x+y): one multiplication a step.
-    successes, failures = np.empty((2, max(stop - 1, 0), a.size))
-    if stop > 1:
-        successes[0] = failures[0] = (
-            a * (a + 1) * b * (b + 1) * (b + 2)
-            / (total * (total + 1) * (total + 2) * (total + 3) * (total + 4))
-        )  # fmt: skip
-        scale = 1 / (total + 4 + n)
-        np.multiply(a + 1 + n, scale, out=successes[1:])
-        np.multiply(b + 2 + n, scale, out=failures[1:])
-        np.multiply.accumulate(successes, axis=0, out=successes)
-        np.multiply.accumulate(failures, axis=0, out=failures)
-    return _from_column_one(successes + failures, stop)
+    # Both terms start at M(2, 3). Ratios before products: for strong beliefs the products alone would overflow.
+    start = a / total * (a + 1) / (total + 1) * b / (total + 2) * (b + 1) / (total + 3) * (b + 2) / (total + 4)
+    counts = np.stack([a, b + 1])
+    # M(x+1, y) = M(x, y) (a+x) / (a+b+x+y), and the same in y.
+    return _marginals(np.stack([start, start]), lambda n: (counts + (n + 1)) / (total + (n + 4)), stop)
 
 
 def knapsack_value(success_rates_P: FloatArray, high: int) -> FloatArray:
@@ -115,17 +107,20 @@ def expected_knapsack_value(alpha_P: FloatArray, beta_P: FloatArray, high: int) 
 
 def _disagreement_marginals(p: FloatArray, stop: int) -> FloatArray:
     """p^n (1-p) + (1-p)^n p for n >= 1, and 0 for n = 0; ``[P, stop]``."""
-    powers = np.empty((2, max(stop - 1, 0), p.size))
-    powers[0], powers[1] = p, 1 - p
-    np.multiply.accumulate(powers, axis=1, out=powers)
-    return _from_column_one(powers[0] * (1 - p) + powers[1] * p, stop)
+    both = np.stack([p, 1 - p])
+    return _marginals(both * both[::-1], lambda _: both, stop)
 
 
-def _from_column_one(rows_N_P: FloatArray, stop: int) -> FloatArray:
-    """Rows for n = 1, 2, ... as columns 1, 2, ... of a table whose column 0 is 0."""
-    table = np.zeros((rows_N_P.shape[1], stop))
-    table[:, 1:] = rows_N_P.T
-    return table
+def _marginals(terms: FloatArray, ratio: Callable[[int], FloatArray], stop: int) -> FloatArray:
+    """The sum of two terms a prompt, ``[2, P]`` at n = 1, that are multiplied by ``ratio(n)`` from n to n + 1.
+
+    A loop over n: its few vectors stay in the cache, and the turned table costs no copy.
+    """
+    table_N_P = np.zeros((stop, terms.shape[1]))
+    for n in range(1, stop):
+        np.add(terms[0], terms[1], out=table_N_P[n])
+        terms *= ratio(n)
+    return table_N_P.T
 
 
 def _summed(marginals_P_N: FloatArray) -> FloatArray:
