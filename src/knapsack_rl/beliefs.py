@@ -18,6 +18,10 @@ from knapsack_rl.notation import BoolArray, FloatArray, IntArray
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.table import PromptTable
 
+# Passes over the data after which an observation should count half, where the length of a pass is known: on the main
+# job one, four and more passes end alike, and longer memory finds more mixed groups (docs/log.md).
+FADING_PASSES = 4
+
 
 @dataclass(frozen=True, eq=False)
 class Forecast:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from knapsack_rl.allocator import KnapsackAllocator, make_allocator
+from knapsack_rl.beliefs import FADING_PASSES
 from trl import GRPOConfig
 
 
@@ -41,7 +42,7 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
     )
     belief_half_life: float | None = field(
         default=None,
-        metadata={"help": "Generation steps after which an observation counts half. Default: one pass over the data."},
+        metadata={"help": "Generation steps after which an observation counts half. Default: 4 passes over the data."},
     )
     trace_file: str | None = field(
         default="trace.jsonl", metadata={"help": "Record of the run, relative to output_dir; 'none' writes none."}
@@ -55,7 +56,7 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
         if self.group_weighting not in ("rollout", "prompt"):
             raise ValueError(f"group_weighting is {self.group_weighting!r}: choose 'rollout' or 'prompt'")
         if self.belief_half_life is not None and not self.belief_half_life > 0:
-            raise ValueError(f"belief_half_life is {self.belief_half_life}: it must be positive, or None for one epoch")
+            raise ValueError(f"belief_half_life is {self.belief_half_life}: it must be positive, or None for 4 passes")
         make_allocator(self.allocation, self.min_generations, self.max_generations)
         if not self.min_generations <= self.num_generations <= self.max_generations:
             raise ValueError(
@@ -76,7 +77,7 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
 
     def make_allocator(self, epoch_steps: int | None) -> KnapsackAllocator:
         """The allocator these fields describe; ``epoch_steps`` is one pass over the data in generation steps."""
-        half_life = self.belief_half_life or float(epoch_steps or 64)
+        half_life = self.belief_half_life or float(FADING_PASSES * epoch_steps if epoch_steps else 64)
         return make_allocator(self.allocation, self.min_generations, self.max_generations, half_life)
 
     def _saves_between_blocks(self) -> bool:
