@@ -74,17 +74,16 @@ class PosteriorBeliefs:
     """Beta beliefs with forgetting: an observation counts half after every ``half_life`` steps.
 
     Because fading depends on time alone, the order in which outcomes arrive does not matter: late ones, and groups that
-    come in parts, leave the same belief (up to rounding in single precision). Only the mean length
-    follows the order of arrival.
+    come in parts, leave the same belief (up to rounding in single precision). Only the mean length follows the order of
+    arrival.
 
-    Memory: 28 bytes a prompt and 5 to 13 for the index, plus an eighth to grow.
+    Memory: 24 bytes a prompt and 5 to 13 for the index, plus an eighth to grow.
     """
 
     COLUMNS = {  # noqa: RUF012  a constant
         "successes": np.float32,
         "failures": np.float32,
         "tokens": np.float32,
-        "visits": np.int32,
         "step": np.int32,
     }
 
@@ -114,9 +113,7 @@ class PosteriorBeliefs:
         counts[0, seen] = self.table["successes"][known] * faded
         counts[1, seen] = self.table["failures"][known] * faded
         alpha, beta = counts[0] + self.prior[0], counts[1] + self.prior[1]
-        tokens = np.full(rows.size, np.nan)
-        tokens[seen] = self.table["tokens"][known]
-        return Forecast(alpha / (alpha + beta), alpha + beta, seen, tokens)
+        return Forecast(alpha / (alpha + beta), alpha + beta, seen, _known_tokens(self.table, rows))
 
     def observe(self, outcomes: Outcomes) -> None:
         """Add the successes and failures of each group, faded to the latest step the prompt was seen in."""
@@ -126,7 +123,7 @@ class PosteriorBeliefs:
         ids = [outcomes.prompt_ids[i] for i in answered]
         rows, groups = np.unique(self.table.add(ids), return_inverse=True)
         table = self.table
-        last = np.where(table["visits"][rows] > 0, table["step"][rows], outcomes.step)
+        last = table["step"][rows]  # 0 for a new prompt, which has nothing to fade
         latest = np.maximum(last, outcomes.step)
         old, new = self._fading(latest - last), self._fading(latest - outcomes.step)
         successes = outcomes.successes_P[answered]
@@ -134,7 +131,6 @@ class PosteriorBeliefs:
             table[name][rows] = table[name][rows] * old + np.bincount(groups, weights=counts) * new
         _observe_tokens(table, rows, groups, outcomes.mean_tokens_P[answered])
         table["step"][rows] = latest
-        table["visits"][rows] += 1
 
     def save(self, path: Path) -> None:
         """Write everything learned to a file, all or nothing."""
@@ -167,8 +163,6 @@ class PaperBeliefs:
         "tokens": np.float32,
         "window": np.uint64,
         "rewards": np.int32,
-        "visits": np.int32,
-        "step": np.int32,
     }
 
     def __init__(self, window: int = 16, min_rewards: int = 8) -> None:
@@ -185,13 +179,12 @@ class PaperBeliefs:
     def forecast(self, prompt_ids: Sequence[str], step: int) -> Forecast:
         """The latest estimate of each prompt, whatever its age; ``step`` does not matter."""
         rows = self.table.rows(prompt_ids)
-        rewards, rates, tokens = np.zeros(rows.size), np.full(rows.size, 0.5), np.full(rows.size, np.nan)
+        rewards, rates = np.zeros(rows.size), np.full(rows.size, 0.5)
         known = rows >= 0
         rewards[known] = self.table["rewards"][rows[known]]
-        tokens[known] = self.table["tokens"][rows[known]]
         seen = rewards >= max(self.min_rewards, 1)
         rates[seen] = self.table["rate"][rows[seen]]
-        return Forecast(rates, rewards, seen, tokens)
+        return Forecast(rates, rewards, seen, _known_tokens(self.table, rows))
 
     def observe(self, outcomes: Outcomes) -> None:
         """Shift each group's rewards into its window and estimate anew."""
@@ -212,8 +205,6 @@ class PaperBeliefs:
         of_visit = np.bincount(group_G, weights=success_G, minlength=rows.size) / got
         table["rate"][rows] = np.where(got >= self.window, of_visit, of_window)
         _observe_tokens(table, rows, groups, outcomes.mean_tokens_P[answered])
-        table["step"][rows] = np.maximum(table["step"][rows], outcomes.step)
-        table["visits"][rows] += 1
 
     def save(self, path: Path) -> None:
         """Write everything learned to a file, all or nothing."""
@@ -243,13 +234,18 @@ class PaperBeliefs:
 
 
 def _observe_tokens(table: PromptTable, rows: IntArray, groups: IntArray, tokens: FloatArray) -> None:
-    """Halfway from the mean length known so far to this visit's; the first visit's where none is known."""
+    """Halfway from the mean length known so far to this visit's; this visit's where none is known (stored as 0)."""
     known = ~np.isnan(tokens)
-    if not known.any():
-        table["tokens"][rows[table["visits"][rows] == 0]] = np.nan
-        return
-    visits = np.bincount(groups[known], minlength=rows.size)
-    now = np.bincount(groups[known], weights=tokens[known], minlength=rows.size) / np.maximum(visits, 1)
-    old = np.where(table["visits"][rows] > 0, table["tokens"][rows], np.nan)
-    mean = np.where(np.isnan(old), now, (old + now) / 2)
-    table["tokens"][rows] = np.where(visits > 0, mean, old)
+    heard = np.bincount(groups[known], minlength=rows.size)
+    now = np.bincount(groups[known], weights=tokens[known], minlength=rows.size) / np.maximum(heard, 1)
+    old = table["tokens"][rows]
+    mean = np.where(old > 0, (old + now) / 2, now)
+    table["tokens"][rows] = np.where(heard > 0, mean, old)
+
+
+def _known_tokens(table: PromptTable, rows: IntArray) -> FloatArray:
+    """Expected completion lengths, NaN where none is known."""
+    tokens = np.full(rows.size, np.nan)
+    stored = table["tokens"][rows[rows >= 0]]
+    tokens[rows >= 0] = np.where(stored > 0, stored, np.nan)
+    return tokens

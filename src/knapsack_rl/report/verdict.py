@@ -10,8 +10,8 @@ import numpy as np
 from knapsack_rl.notation import FloatArray
 from knapsack_rl.report.runs import HELDOUT, NAMES, TRAIN, Run, mean, observed_start_and_end
 
-# Runs of the embedded job that differ in nothing but their seed end this far apart (docs/log.md).
-SEED_NOISE = 0.02
+# What another seed changes in the embedded job's pass rates (docs/log.md): a smaller difference is none.
+SEED_NOISE = 0.03
 MEASURES = {HELDOUT: "held-out pass rate", TRAIN: "pass rate on training prompts"}
 
 

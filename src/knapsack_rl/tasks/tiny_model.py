@@ -73,7 +73,14 @@ def build_warm_started(recipe: Recipe, folder: Path, progress: Progress | None =
     """Train the model of a recipe and save it with its tokenizer into ``folder``."""
     tokenizer = make_tokenizer()
     model = make_model(recipe, tokenizer)
-    supervise(model, tokenizer, recipe, progress)
+    threads = torch.get_num_threads()
+    # Two threads would gain a few seconds on two idle cores, and lose minutes beside another busy process. One thread
+    # also makes the same weights whatever the number of cores.
+    torch.set_num_threads(1)
+    try:
+        supervise(model, tokenizer, recipe, progress)
+    finally:
+        torch.set_num_threads(threads)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

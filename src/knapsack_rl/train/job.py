@@ -27,8 +27,6 @@ EMBEDDED_TRAINER: Final[Mapping[str, Any]] = {
     "max_completion_length": 8,
     "learning_rate": 3e-4,
     "lr_scheduler_type": "constant",
-    # Four passes over the data: on a policy that moves this slowly, forgetting within one pass wastes what was seen.
-    "belief_half_life": 32.0,
     "use_cpu": True,
     "bf16": False,
     "gradient_checkpointing": False,

@@ -6,22 +6,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from knapsack_rl.metrics import step_metrics
+from knapsack_rl.report.runs import HELDOUT, TRAIN
+from knapsack_rl.report.verdict import SEED_NOISE
 from knapsack_rl.trace import Trace, read_trace
 from knapsack_rl.train.display import number, percent, say
 from knapsack_rl.train.job import TRACE
 from knapsack_rl.train.progress import duration
-
-# What another seed changes in the embedded job's pass rates (docs/log.md): a smaller difference is none.
-SEED_NOISE: Final = 0.03
-TRAIN: Final = "train/pass_rate"
-HELDOUT: Final = "heldout/pass_rate"
 
 
 @dataclass(frozen=True)

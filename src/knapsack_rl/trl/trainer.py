@@ -169,6 +169,7 @@ class KnapsackMixin(_Base):  # type: ignore[misc]  # TRL ships no types
         """Begin the trace, or go on with it after a resume; the main process alone writes."""
         if self.args.trace_file is not None and self.accelerator.is_main_process:
             settings = {name: getattr(self.args, name) for name in _TRACED}
+            settings["generation_steps"] = round(self.state.max_steps / self.args.generation_block_steps)
             settings["model"] = getattr(self.model.config, "_name_or_path", "")
             run = {"engine": "trl", "method": self.args.allocation, "seed": self.args.seed, "settings": settings}
             self.session.open_trace(Path(self.args.output_dir) / self.args.trace_file, run)
