@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 PAGE = Path(__file__).with_name("cli.md")
-COMMANDS = ("", "train", "allocate", "report")
+COMMANDS = ("", "train", "allocate", "report", "verl-args")
 
 INTRODUCTION = """\
 # The command line
 
-`knapsack-rl` (or `python -m knapsack_rl`) has three commands. This page is their `--help`, word for word;
+`knapsack-rl` (or `python -m knapsack_rl`) has four commands. This page is their `--help`, word for word;
 `docs/generate_cli.py` writes it.
 """
 

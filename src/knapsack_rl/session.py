@@ -58,18 +58,23 @@ class Session:
         finally:
             self._working += time.perf_counter() - self._entered
 
-    def plan(self, prompt_ids: Sequence[str], budget: int) -> Plan:
+    def plan(self, prompt_ids: Sequence[str], budget: int, step: int | None = None) -> Plan:
         """The plan of the next step, whose turn it then is.
+
+        Args:
+            prompt_ids: of the prompts to divide among.
+            budget: rollouts to divide.
+            step: the one it is for, where a trainer may plan several times in a step (refills); by default the next.
 
         Raises:
             ValueError: no prompts, a budget that the limits cannot meet, or an allocator that misses it.
         """
         began = time.perf_counter()
-        plan = self.allocator.plan(prompt_ids, budget, self.step)
+        plan = self.allocator.plan(prompt_ids, budget, self.step if step is None else step)
         if plan.budget != budget:
             raise ValueError(f"the allocator planned {plan.budget} rollouts where {budget} were to be spent")
         self._allocating += time.perf_counter() - began
-        self.step += 1
+        self.step = plan.step + 1
         return plan
 
     def learn(
@@ -80,6 +85,7 @@ class Session:
         optimizer_step: int,
         texts: Mapping[str, Any] | None = None,
         samples: Sequence[Mapping[str, Any]] = (),
+        observed: bool = False,
     ) -> dict[str, float]:
         """Outcomes to beliefs, metrics and trace.
 
@@ -89,6 +95,7 @@ class Session:
             optimizer_step: optimizer steps done when the rollouts were made.
             texts: prompts by id, as text or chat messages.
             samples: a few completions, ``{"id", "completion", "reward"}``.
+            observed: whether the allocator has seen the outcomes already, because they came in parts.
 
         Returns:
             Metrics of the step, and ``overhead_seconds``, our own share of its time.
@@ -97,7 +104,8 @@ class Session:
             ValueError: outcomes of other prompts than the plan's; nothing is learned then.
         """
         metrics = step_metrics(plan, outcomes)
-        self.allocator.observe(outcomes)
+        if not observed:
+            self.allocator.observe(outcomes)
         self._question_threshold(outcomes)
         now = time.perf_counter()
         overhead = self._working + now - self._entered

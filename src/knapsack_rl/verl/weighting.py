@@ -1,0 +1,48 @@
+"""Advantages under which every prompt weighs the same in the loss, whatever the size of its group.
+
+verl's losses weigh every rollout (or token) alike, so a group of N_i weighs as N_i. Its registry of advantage
+estimators is where a factor of mean(N) / N_i can be put in: ``grpo`` becomes ``grpo_per_prompt``, and so on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, get_adv_estimator_fn, register_adv_est
+
+from knapsack_rl.verl.settings import PROMPT_WEIGHTED
+
+Estimator = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+
+# verl fills a short batch up with rows of this one group.
+_PADDING = "pad"
+
+
+def per_prompt(name: str) -> str:
+    """The name of an estimator's version in which every prompt weighs the same; registered on first use."""
+    renamed = f"{name}_per_prompt"
+    if renamed not in ADV_ESTIMATOR_REGISTRY:
+        register_adv_est(renamed)(_weighted(name, get_adv_estimator_fn(name)))
+    return renamed
+
+
+def equal_prompt_weights(uids: Sequence[str]) -> torch.Tensor:
+    """mean(N) / N_i for each row, ``[rows]``; exactly 1 where groups are equal."""
+    sizes = Counter(uid for uid in uids if not str(uid).startswith(_PADDING))
+    mean = sum(sizes.values()) / max(len(sizes), 1)
+    return torch.tensor([mean / sizes[uid] if uid in sizes else 0.0 for uid in uids])
+
+
+def _weighted(name: str, estimator: Estimator) -> Estimator:
+    assert name in PROMPT_WEIGHTED, name
+
+    def weighted(*, index: Any, config: Any = None, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        if name == "grpo":  # verl hands the others the whole config, and this one its single setting
+            kwargs["norm_adv_by_std_in_grpo"] = config.get("norm_adv_by_std_in_grpo", True) if config else True
+        advantages, returns = estimator(index=index, config=config, **kwargs)
+        return advantages * equal_prompt_weights(list(index)).to(advantages).unsqueeze(-1), returns
+
+    return weighted

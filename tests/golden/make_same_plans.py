@@ -1,0 +1,71 @@
+"""Write same_plans.json: what the core plans and believes, step by step, for given prompts and outcomes.
+
+The trainers' adapters live in environments of their own, so no one test can hold them side by side. Instead each must
+reproduce this file: same prompts and outcomes in, same plans and beliefs out. Run it again, and look at the difference,
+when a plan is meant to change: ``python tests/golden/make_same_plans.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from knapsack_rl import Outcomes, content_id, make_allocator
+
+PATH = Path(__file__).with_name("same_plans.json")
+PROMPTS, PROMPTS_A_STEP, AVERAGE, STEPS = 12, 6, 4, 8
+SETTINGS = {"min_count": 2, "max_count": 10, "half_life": 2.0}  # 12 prompts, 6 a step: an epoch is 2 steps
+METHODS = ("posterior", "paper", "uniform")
+
+
+def chat(i: int) -> list[dict[str, str]]:
+    """The content of a prompt, whose hash is its id."""
+    return [{"role": "user", "content": f"What is {i} + {i}?"}]
+
+
+def run(method: str) -> dict[str, Any]:
+    """All steps of a run: beliefs, plan and outcomes of each, and the beliefs that remain."""
+    random = np.random.default_rng(0)
+    rates = np.linspace(0.0, 1.0, PROMPTS)
+    allocator = make_allocator(method, **SETTINGS)  # type: ignore[arg-type]  # one of METHODS
+    ids = [content_id(chat(i)) for i in range(PROMPTS)]
+    steps, order = [], np.arange(PROMPTS)
+    for step in range(STEPS):
+        if step % 2 == 0:
+            order = random.permutation(PROMPTS)
+        chosen = order[step % 2 * PROMPTS_A_STEP :][:PROMPTS_A_STEP]
+        plan = allocator.plan([ids[i] for i in chosen], PROMPTS_A_STEP * AVERAGE, step)
+        rewards = [
+            [float(x) for x in random.random(count) < rates[i]] for i, count in zip(chosen, plan.counts_P, strict=True)
+        ]
+        allocator.observe(Outcomes.of_groups(step, list(zip(plan.prompt_ids, rewards, strict=True))))
+        steps.append(
+            {
+                "prompts": [int(i) for i in chosen],
+                "rates": plan.success_rates_P.tolist(),
+                "strength": plan.strength_P.tolist(),
+                "counts": plan.counts_P.tolist(),
+                "rewards": rewards,
+            }
+        )
+    final = allocator.beliefs.forecast(ids, STEPS)
+    return {
+        "steps": steps,
+        "beliefs": {"rates": final.success_rates_P.tolist(), "strength": final.strength_P.tolist()},
+    }
+
+
+def same_plans() -> dict[str, Any]:
+    """The whole file."""
+    return {
+        "settings": {**SETTINGS, "average": AVERAGE},
+        "prompts": [chat(i) for i in range(PROMPTS)],
+        "runs": {method: run(method) for method in METHODS},
+    }
+
+
+if __name__ == "__main__":
+    PATH.write_text(json.dumps(same_plans(), indent=1) + "\n", encoding="utf-8")

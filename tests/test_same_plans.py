@@ -1,0 +1,33 @@
+"""Every adapter makes the core's plans: the file they must all reproduce is what the core makes.
+
+verl and Tinker reproduce it in environments of their own: tests/verl/test_verl_hooks.py, tests/tinker.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+GOLDEN = Path(__file__).parent / "golden"
+sys.path.insert(0, str(GOLDEN))
+
+
+def test_the_golden_file_is_what_the_core_plans() -> None:
+    import make_same_plans
+
+    made = json.loads(json.dumps(make_same_plans.same_plans()))
+    golden = json.loads((GOLDEN / "same_plans.json").read_text(encoding="utf-8"))
+    assert made["settings"] == golden["settings"]
+    assert made["prompts"] == golden["prompts"]
+    for method, run in golden["runs"].items():
+        for step, expected in zip(made["runs"][method]["steps"], run["steps"], strict=True):
+            for exact in ("prompts", "counts", "rewards"):
+                assert step[exact] == expected[exact], "run tests/golden/make_same_plans.py if this is meant"
+            for name in ("rates", "strength"):
+                np.testing.assert_allclose(step[name], expected[name], rtol=1e-6)
+        for name, values in run["beliefs"].items():
+            np.testing.assert_allclose(made["runs"][method]["beliefs"][name], values, rtol=1e-6)
+    assert any(len(set(step["counts"])) > 1 for step in golden["runs"]["posterior"]["steps"])

@@ -1,0 +1,46 @@
+"""The adapter reproduces the plans and beliefs that all adapters must (tests/golden/make_same_plans.py)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small
+from datasets import Dataset
+
+from knapsack_rl import content_id
+from knapsack_rl.trace import read_trace
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "same_plans.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("method", GOLDEN["runs"])
+def test_same_plans_and_beliefs_as_every_other_adapter(tmp_path: Path, method: str) -> None:
+    given, expected = GOLDEN["settings"], GOLDEN["runs"][method]
+    coming = iter(expected["steps"])
+
+    def rewards_of_the_file(completions: list[Any], **_: Any) -> list[float]:
+        rewards = [reward for group in next(coming)["rewards"] for reward in group]
+        assert len(rewards) == len(completions)
+        return rewards
+
+    rows = [{"prompt": GOLDEN["prompts"][i]} for step in expected["steps"] for i in step["prompts"]]
+    per_step = len(expected["steps"][0]["prompts"])
+    trainer = small.knapsack(
+        tmp_path, [rewards_of_the_file], Dataset.from_list(rows), shuffle_dataset=False, allocation=method,
+        min_generations=given["min_count"], max_generations=given["max_count"], belief_half_life=given["half_life"],
+        num_generations=given["average"], per_device_train_batch_size=per_step * given["average"],
+        max_steps=len(expected["steps"]),
+    )  # fmt: skip
+    steps = read_trace(tmp_path / "trace.jsonl").steps
+    assert [step.plan.counts_P.tolist() for step in steps] == [step["counts"] for step in expected["steps"]]
+    for step, golden in zip(steps, expected["steps"], strict=True):
+        np.testing.assert_allclose(step.plan.success_rates_P, golden["rates"], rtol=1e-6)
+        np.testing.assert_allclose(step.plan.strength_P, golden["strength"], rtol=1e-6)
+    ids = [content_id(prompt) for prompt in GOLDEN["prompts"]]
+    final = trainer.allocator.beliefs.forecast(ids, len(steps))
+    np.testing.assert_allclose(final.success_rates_P, expected["beliefs"]["rates"], rtol=1e-6)
+    np.testing.assert_allclose(final.strength_P, expected["beliefs"]["strength"], rtol=1e-6)

@@ -1,0 +1,209 @@
+"""verl's real trainer in the small world of ``world/``: Ray, TransferQueue, FSDP2, checkpoints, and a kill."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from world.assets import make
+from world.launch import AVERAGE, PROMPTS_A_STEP, Training
+
+from knapsack_rl import PosteriorBeliefs, make_allocator
+from knapsack_rl.beliefs import FADING_PASSES
+from knapsack_rl.checkpoint import BELIEFS_FILE
+from knapsack_rl.trace import Step, Trace, read_trace
+from knapsack_rl.verl.command import overrides
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+BUDGET = PROMPTS_A_STEP * AVERAGE
+STEPS_A_PASS = 2
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    make(tmp_path)
+    return tmp_path
+
+
+def trained_on(folder: Path) -> list[dict[str, list[tuple[float, float]]]]:
+    """What verl trained on in each update: (reward, advantage) of every row, by group; padding left out."""
+    updates = []
+    for line in (folder / "advantages.jsonl").read_text().splitlines():
+        logged = json.loads(line)
+        groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for key, *numbers in zip(logged["keys"], logged["rewards"], logged["advantages"], strict=True):
+            groups["padding" if key.startswith("pad") else key.split("_")[0]].append(tuple(numbers))
+        updates.append(groups)
+    return updates
+
+
+def assert_grpo(groups: dict[str, list[tuple[float, float]]]) -> None:
+    """Advantages against the plain formula, group by group."""
+    for uid, rows in groups.items():
+        rewards, advantages = np.array(rows).T
+        if uid == "padding":
+            assert not advantages.any()
+            continue
+        assert len(rows) >= 2, "a group of one was trained on"
+        expected = (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-6)
+        np.testing.assert_allclose(advantages, expected, atol=1e-4)
+
+
+def assert_replays(trace: Trace, least: int = 2) -> None:
+    """The plans are those of an allocator that has seen the recorded outcomes, and nothing else."""
+    allocator = make_allocator("posterior", least, 12, half_life=FADING_PASSES * STEPS_A_PASS)
+    for step in trace.steps:
+        planned = allocator.plan(step.plan.prompt_ids, step.plan.budget, step.plan.step)
+        assert planned.counts_P.tolist() == step.plan.counts_P.tolist()
+        np.testing.assert_allclose(planned.success_rates_P, step.plan.success_rates_P, rtol=1e-5)
+        allocator.observe(step.outcomes)
+
+
+def exactly(step: Step) -> tuple[Any, ...]:
+    """Everything about a step that a resumed run must do again: beliefs, plan and outcomes.
+
+    The rollouts of a group reach the engine in any order, so its rewards are compared as a set.
+    """
+    plan, ends = step.plan, np.cumsum(step.plan.counts_P)[:-1]
+    beliefs = plan.success_rates_P.tolist(), plan.strength_P.tolist(), plan.seen_P.tolist()
+    rewards = [sorted(group.tolist()) for group in np.split(step.outcomes.rewards_PG, ends)]
+    return plan.step, plan.prompt_ids, plan.counts_P.tolist(), plan.price, beliefs, rewards
+
+
+def done(training: Training) -> int:
+    return len(read_trace(training.trace).steps) if training.trace.exists() else 0
+
+
+def pass_rate(steps: list[Step]) -> float:
+    """Mean over prompts, so that who was given more rollouts does not matter."""
+    return float(np.mean([rate for step in steps for rate in step.outcomes.pass_rates_P]))
+
+
+def test_trains_and_resumes_after_a_kill_as_if_it_had_never_stopped(folder: Path) -> None:
+    steps = 20
+    training = Training(folder, overrides=[f"trainer.total_training_steps={steps}", "trainer.save_freq=4"])
+    training.run_until(lambda: done(training) >= 7)
+    before = read_trace(training.trace)
+    assert before.ended is None
+    assert (folder / "checkpoints" / "global_step_4" / BELIEFS_FILE).exists()
+    training.run()
+    trace = read_trace(training.trace)
+    assert '{"kind":"resume","step":4}' in training.trace.read_text()
+    # Steps 4 to 6 were done twice: before the kill by a run that had not stopped, and after it by a resumed one.
+    again = [exactly(step) for step in trace.steps[4 : len(before.steps)]]
+    assert again == [exactly(step) for step in before.steps[4:]]
+    assert len(again) >= 3
+
+    assert [step.plan.step for step in trace.steps] == list(range(steps))
+    assert trace.ended == "finished"
+    for step in trace.steps:
+        assert step.plan.budget == step.plan.counts_P.sum() == BUDGET
+        assert step.outcomes.counts_P.tolist() == step.plan.counts_P.tolist()
+    assert sum(len(set(step.plan.counts_P.tolist())) > 1 for step in trace.steps) > steps // 2, "uniform plans"
+    assert_replays(trace)
+
+    updates = trained_on(folder)[-(steps - 4) :]
+    for step, groups in zip(trace.steps[4:], updates, strict=True):
+        assert [len(rows) for rows in groups.values()] == step.plan.counts_P.tolist()  # in order; and no padding
+        assert [reward for rows in groups.values() for reward, _ in rows] == step.outcomes.rewards_PG.tolist()
+        assert_grpo(groups)
+
+    first, last = pass_rate(trace.steps[:4]), pass_rate(trace.steps[-4:])
+    print(f"pass rate: {first:.2f} in the first two passes over the data, {last:.2f} in the last two")
+    assert last > first + 0.1
+    log = training.log.read_text()
+    assert "knapsack/frac_prompts_mixed" in log
+    assert "knapsack/rollouts_lost:0" in log
+
+
+def test_two_workers_and_rollouts_that_fail(folder: Path) -> None:
+    """One rollout in ten fails. Its group goes on without it; the plan, and the budget, stay as they were.
+
+    Here prompts may also be left out: a count of 0 is a group that is finished at once, with nothing in it.
+    """
+    training = Training(
+        folder,
+        workers=2,
+        limits=(0, 12),
+        overrides=["trainer.total_training_steps=8", "trainer.test_freq=8"],
+        environment={"WORLD_FAILURES": "0.1"},
+    )
+    training.run()
+    trace = read_trace(training.trace)
+    assert [step.plan.budget for step in trace.steps] == [BUDGET] * 8
+    assert_replays(trace, least=0)
+    lost, hit = 0, {"small": [0, 0], "large": [0, 0]}
+    for step, groups in zip(trace.steps, trained_on(folder), strict=True):
+        missing = step.plan.counts_P - step.outcomes.counts_P
+        assert (missing >= 0).all()
+        lost += int(missing.sum())
+        for count, gone in zip(step.plan.counts_P, missing, strict=True):
+            counted = hit["large" if count > AVERAGE else "small"]
+            counted[0] += int(gone > 0)
+            counted[1] += 1
+        kept = [count for count in step.outcomes.counts_P.tolist() if count >= 2]
+        assert sorted(len(rows) for uid, rows in groups.items() if uid != "padding") == sorted(kept)
+        assert sum(map(len, groups.values())) == BUDGET  # verl fills up with rows that weigh nothing
+        assert_grpo(groups)
+    for size, (some, groups_of_it) in hit.items():
+        print(f"{size} groups that lost a rollout: {some} of {groups_of_it}")
+    print(f"rollouts lost: {lost} of {8 * BUDGET}, all others were trained on and learned from")
+    assert lost > 0
+    assert "val-core" in training.log.read_text()
+
+
+def test_asynchronous_outcomes_are_learned_once_each_also_across_a_kill(folder: Path) -> None:
+    """Groups are sampled a batch late, and those under way when the run is killed are restored or made again."""
+    training = Training(
+        folder,
+        overrides=[
+            "trainer.v1.trainer_mode=colocate_async",
+            "trainer.total_training_steps=6",
+            "trainer.save_freq=2",
+            "+knapsack.belief_half_life=1e9",  # so that beliefs simply count
+        ],
+    )
+    training.run_until(
+        lambda: done(training) >= 3 and (folder / "checkpoints" / "global_step_2" / BELIEFS_FILE).exists()
+    )
+    before = len(trained_on(folder))
+    saved = int((folder / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
+    training.run()
+    updates = trained_on(folder)
+    updates = updates[:saved] + updates[before:]  # what the final weights were trained on
+    sampled = [(uid, len(rows)) for groups in updates for uid, rows in groups.items() if uid != "padding"]
+    assert len(sampled) == len(dict(sampled)) == 6 * PROMPTS_A_STEP
+    beliefs = PosteriorBeliefs(half_life=1e9)
+    beliefs.load(folder / "checkpoints" / "global_step_6" / BELIEFS_FILE)
+    evidence = beliefs.table["successes"].sum() + beliefs.table["failures"].sum()
+    assert evidence == pytest.approx(sum(rows for _, rows in sampled), abs=1e-3)
+    trace = read_trace(training.trace)
+    assert any(step.optimizer_step > step.plan.step for step in trace.steps), "nothing came late"
+    assert all(step.plan.counts_P.sum() == len(step.plan.prompt_ids) * AVERAGE for step in trace.steps)
+    for groups in updates:
+        assert_grpo(groups)
+
+
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [
+        ("verl.trainer.main_ppo", "RayPPOTrainer"),
+        ("verl.experimental.one_step_off_policy.main_ppo", "one_step_off_policy"),
+        ("verl.experimental.fully_async_policy.fully_async_main", "fully_async_policy"),
+    ],
+)
+def test_legacy_trainers_are_refused_before_ray_starts(program: str, name: str, tmp_path: Path) -> None:
+    search = "hydra.searchpath=[pkg://verl.trainer.config]"
+    legacy = [search, "algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=8", "trainer.use_v1=False"]
+    command = [sys.executable, "-m", program, *overrides(), *legacy]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert f"knapsack-rl: error: the legacy trainer {name}" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,244 @@
+"""Our hooks in verl's own manager and buffers, in one process: what is asked for, trained on, learned, saved."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from verl.utils import tensordict_utils
+from world.in_memory import GOLDEN, World, ids_of, prompts_of
+
+from knapsack_rl import content_id
+from knapsack_rl.checkpoint import BELIEFS_FILE
+from knapsack_rl.trace import read_trace
+from knapsack_rl.verl.buffers import KnapsackReplayBuffer, column
+from knapsack_rl.verl.hooks import KnapsackAgentLoopManager
+from knapsack_rl.verl.settings import ConfigError
+from knapsack_rl.verl.shared import SharedRun
+
+
+@pytest.fixture(autouse=True)
+def own_run() -> Iterator[None]:
+    yield
+    SharedRun.current = None
+
+
+@pytest.mark.parametrize("method", GOLDEN["runs"])
+def test_same_plans_and_beliefs_as_every_other_adapter(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = GOLDEN["settings"]
+    given = [f"+knapsack.allocation={method}", "+knapsack.prompt_id=content"]
+    given += [f"+knapsack.min_n={settings['min_count']}", f"+knapsack.max_n={settings['max_count']}"]
+    world = World(tmp_path, monkeypatch, *given, f"+knapsack.belief_half_life={settings['half_life']}")
+    expected = GOLDEN["runs"][method]
+    for step, golden in enumerate(expected["steps"], start=1):
+        rewards = dict(zip(golden["prompts"], golden["rewards"], strict=True))
+        world.answer = lambda uid, prompt, count, rewards=rewards: rewards[prompt]
+        world.generate(step, golden["prompts"])
+        batch, metrics = world.buffer.sample(step, "train", len(golden["prompts"]))
+        world.queue.kv_clear(batch.keys, "train")
+        assert len(batch.keys) == sum(golden["counts"])
+        assert metrics["knapsack/count_max"] == max(golden["counts"])
+        assert metrics["knapsack/rollouts_lost"] == metrics["knapsack/lag"] == 0
+    world.saving.on_save(trainer=None, global_step=step, checkpoint_dir=str(tmp_path))
+    for done, golden in zip(read_trace(tmp_path / "trace.jsonl").steps, expected["steps"], strict=True):
+        assert done.plan.counts_P.tolist() == golden["counts"]
+        np.testing.assert_allclose(done.plan.success_rates_P, golden["rates"], rtol=1e-6)
+        np.testing.assert_allclose(done.plan.strength_P, golden["strength"], rtol=1e-6)
+        assert done.outcomes.rewards_PG.tolist() == [reward for group in golden["rewards"] for reward in group]
+        assert done.samples[0]["completion"] == "<2 tokens>"
+    beliefs = world.run.settings.make_allocator().beliefs
+    beliefs.load(tmp_path / BELIEFS_FILE)
+    beliefs.half_life = settings["half_life"]  # the paper's have none
+    final = beliefs.forecast([content_id(prompt) for prompt in GOLDEN["prompts"]], len(expected["steps"]))
+    np.testing.assert_allclose(final.success_rates_P, expected["beliefs"]["rates"], rtol=1e-6)
+    np.testing.assert_allclose(final.strength_P, expected["beliefs"]["strength"], rtol=1e-6)
+
+
+def test_the_half_life_is_counted_in_passes_over_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path, monkeypatch)
+    assert world.run.session.allocator.beliefs.half_life == 8.0  # type: ignore[attr-defined]  # 4 passes of 2 steps
+
+
+def test_large_groups_lose_rollouts_more_often_but_not_their_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """5 % of all rollouts fail, in an asynchronous mode, where stock verl would drop every group that is hit."""
+    world = World(tmp_path, monkeypatch, "+knapsack.max_n=32", mode="colocate_async")
+    random, failing = np.random.default_rng(0), 0.05
+    rates = np.array([0.0, 0.0, 0.0, 0.3, 0.5, 1.0, 1.0, 1.0] * 2)
+    learned: dict[int, int] = defaultdict(int)
+    hit: dict[int, list[bool]] = defaultdict(list)
+
+    def answer(uid: str, prompt: int, count: int) -> list[float | None]:
+        rewards: list[float | None] = []
+        for _ in range(count):
+            rewards.append(None if random.random() < failing else float(random.random() < rates[prompt % 16]))
+        hit[count].append(None in rewards)
+        return rewards
+
+    world.answer = answer
+    trained = 0
+    for step in range(1, 81):
+        world.step = step
+        order = [0, 2, 4, 6, 8, 10, 12, 14] if step % 2 else [1, 3, 5, 7, 9, 11, 13, 15]
+        world.generate(step, order)
+        batch, _ = world.buffer.sample(step, "train", 8)
+        world.queue.kv_clear(batch.keys, "train")
+        trained += len(batch.keys)
+        for prompt in prompts_of(batch.keys):
+            learned[prompt] += 1
+    sizes = np.repeat(list(hit), [len(groups) for groups in hit.values()])
+    was_hit = np.concatenate(list(hit.values()))
+    for low, high in ((2, 3), (4, 7), (8, 32)):
+        chosen = (sizes >= low) & (sizes <= high)
+        expected = (1 - (1 - failing) ** sizes[chosen]).mean()
+        print(f"groups of {low} to {high}: {was_hit[chosen].mean():.0%} of {chosen.sum()} hit, {expected:.0%} expected")
+        assert abs(was_hit[chosen].mean() - expected) < 0.12
+    kept, stock = trained / sizes.sum(), sizes[~was_hit].sum() / sizes.sum()
+    print(f"rollouts trained on: {kept:.1%}; {stock:.1%} if every group that is hit were dropped")
+    assert kept > 0.93
+    assert stock < 0.85
+    # A pair that loses one is replaced. The large groups, which are hit most, are trained on in all their 40 turns.
+    assert min(learned[prompt] for prompt in (3, 4, 11, 12)) >= 39
+
+
+def test_columns_come_as_one_plain_value_a_row() -> None:
+    """Also for a refill of one prompt, whose chat must not be taken for a column of messages."""
+    chats = np.empty(1, dtype=object)
+    chats[0] = [{"role": "system", "content": "x"}, {"role": "user", "content": "y"}]
+    batch = tensordict_utils.get_tensordict({"raw_prompt": chats, "index": torch.tensor([3])})
+    tensordict_utils.assign_non_tensor_data(batch, "data_source", "numbers")
+    assert [column(batch, name) for name in ("raw_prompt", "index", "data_source")] == [[chats[0]], [3], ["numbers"]]
+    with pytest.raises(ConfigError, match="the batch has no column 'uid': it has .*index"):
+        column(batch, "uid")
+
+
+def test_validation_stays_uniform_and_teaches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path, monkeypatch)
+    world.generate(0, [0, 1, 2], validate=True)
+    assert set(world.sent.values()) == {-1}  # no number of ours: verl's val_kwargs.n
+    assert world.run.session.step == 0
+
+
+def test_partial_groups_are_kept_lone_rows_are_not_and_all_are_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, monkeypatch)
+    came: dict[int, list[float | None]] = {
+        0: [1.0, None, 0.0, 1.0], 1: [None, None, None, 1.0], 2: [None] * 4, 3: [0.0] * 4,
+    }  # fmt: skip
+    world.answer = lambda uid, prompt, count: came[prompt]
+    world.generate(1, [0, 1, 2, 3])
+    batch, metrics = world.buffer.sample(1, "train", 4)
+    assert prompts_of(batch.keys) == [0, 3]
+    assert [key.partition("_")[2] for key in batch.keys] == ["0_0", "2_0", "3_0", "0_0", "1_0", "2_0", "3_0"]
+    assert metrics["knapsack/rollouts_lost"] == 8
+    assert set(world.queue.tags["train"]) == set(batch.keys)  # the lone row is gone from the queue too
+    outcomes = read_trace(tmp_path / "trace.jsonl").steps[0].outcomes
+    assert outcomes.counts_P.tolist() == [3, 1, 0, 4]
+    assert world.evidence([0, 1, 2, 3]) == [3, 1, 0, 4]
+
+
+def test_asynchronous_groups_are_learned_when_they_leave_whatever_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, monkeypatch, mode="colocate_async")
+
+    def answer(uid: str, prompt: int, count: int) -> list[float | None]:
+        return [None] * count if prompt == 3 else [None, *[1.0] * (count - 1)] if prompt == 0 else [0.0] * count
+
+    world.answer = answer
+    world.generate(1, [0, 1, 2, 3])  # 0 loses one rollout, 3 loses all
+    world.step = 2
+    world.generate(2, [4, 5, 6, 7])
+    batch, metrics = world.buffer.sample(2, "train", 4)
+    assert world.refilled == [1]  # only what had lost everything is replaced
+    assert prompts_of(batch.keys) == [0, 1, 2, 4]
+    assert metrics["knapsack/lag"] == 1
+    world.queue.kv_clear(batch.keys, "train")
+    world.step = 4  # what is left was made two versions ago: verl drops it, and asks for as many new ones
+    world.generate(4, [8, 9])
+    world.buffer.sample(4, "train", 2)
+    assert world.evidence([0, 1, 2, 3]) == [3, 4, 4, 0]
+    assert world.evidence([4, 5, 6, 7]) == [4, 4, 4, 4]  # the first trained on, the others dropped
+    table = world.run.session.allocator.beliefs.table  # type: ignore[attr-defined]
+    assert table["step"][table.rows(ids_of([0, 4]))].tolist() == [0, 1]
+    assert len(world.refilled) > 1
+
+
+def test_whole_plans_are_trained_on_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two plans of one step wait in the buffer: their groups are not mixed, so the rows sum to the budget."""
+    world = World(tmp_path, monkeypatch, mode="colocate_async")
+    world.answer = lambda uid, prompt, count: [float(prompt % 2)] * (count - 1) + [0.0]
+    for step in (1, 2):
+        world.generate(step, [0, 1, 2, 3])
+        world.generate(step, [4, 5, 6, 7])
+        for plan in ([0, 1, 2, 3], [4, 5, 6, 7]):
+            batch, _ = world.buffer.sample(step, "train", 4)
+            assert prompts_of(batch.keys) == plan
+            assert len(batch.keys) == 16
+            world.queue.kv_clear(batch.keys, "train")
+
+
+@pytest.mark.parametrize("resume_mode", ["auto", "resume_path"])
+def test_beliefs_are_restored_where_verl_resumes(
+    resume_mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, monkeypatch)
+    world.generate(1, [0, 1])
+    world.buffer.sample(1, "train", 2)
+    checkpoint = tmp_path / "global_step_1"
+    checkpoint.mkdir()
+    world.saving.on_save(trainer=None, global_step=1, checkpoint_dir=str(checkpoint), async_save=True)
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("1")
+    planned = world.run.session.allocator.plan(ids_of([0, 1, 2]), 12, 1)
+    words = [f"trainer.resume_mode={resume_mode}"]
+    words += [f"trainer.resume_from_path={checkpoint}"] if resume_mode == "resume_path" else []
+    again = World(tmp_path, monkeypatch, *words)
+    assert again.run.session.step == 1
+    replanned = again.run.session.allocator.plan(ids_of([0, 1, 2]), 12, 1)
+    assert replanned.counts_P.tolist() == planned.counts_P.tolist()
+    assert replanned.seen_P.tolist() == [True, True, False]
+    assert World(tmp_path, monkeypatch, "trainer.resume_mode=disable").run.session.step == 0
+
+
+def test_a_checkpoint_without_beliefs_counts_every_prompt_as_unseen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "global_step_7").mkdir()
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("7")
+    assert World(tmp_path, monkeypatch).run.session.step == 7
+    assert "global_step_7 holds no beliefs of knapsack-rl" in caplog.text
+
+
+def test_prompt_weighting_renames_the_estimator_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path, monkeypatch, "+knapsack.group_weighting=prompt")
+    assert world.config.algorithm.adv_estimator == "grpo_per_prompt"
+
+
+def test_the_last_step_ends_the_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path, monkeypatch)
+    world.total_training_steps = 1
+    world.generate(1, [0, 1])
+    world.buffer.sample(1, "train", 2)
+    assert read_trace(tmp_path / "trace.jsonl").ended == "finished"
+
+
+def test_hooks_that_miss_their_fellow_say_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path, monkeypatch)
+    world_run, SharedRun.current = SharedRun.current, None
+    with pytest.raises(ConfigError, match="trainer.checkpoint_callback_class=knapsack_rl.verl.SaveBeliefs"):
+        KnapsackReplayBuffer(refill_fn=world.refill)
+    SharedRun.current = world_run
+    with pytest.raises(ConfigError, match=r"name=KnapsackReplayBuffer does not fit .* take KnapsackReplayBuffer for"):
+        KnapsackReplayBuffer(refill_fn=world.refill, trainer_mode="separate_async")
+    SharedRun.current = None
+    world.config.trainer.use_v1 = False
+    with pytest.raises(ConfigError, match="RayPPOTrainer"):
+        KnapsackAgentLoopManager(config=world.config, llm_client=None)

@@ -1,0 +1,133 @@
+"""What is refused, in the words the user reads; and that verl's real configuration takes our overrides."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shlex
+from pathlib import Path
+
+import pytest
+import verl.experimental
+from hydra import compose, initialize_config_dir
+from world.in_memory import changed, config
+
+import knapsack_rl.verl
+from knapsack_rl.cli import main
+from knapsack_rl.verl.command import MODES, PAPER, overrides
+from knapsack_rl.verl.hooks import CheckConfig
+from knapsack_rl.verl.settings import ConfigError, Settings, check_config
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "verl"
+GRPO = "algorithm.adv_estimator=grpo"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_verl_accepts_the_overrides(mode: str) -> None:
+    settings = {
+        "allocation": "paper",
+        "max_n": 64,
+        "belief_half_life": 12.5,
+        "trace_file": "none",
+        "prompt_id": "content",
+    }
+    composed = config(GRPO, "actor_rollout_ref.rollout.n=8", *overrides(mode, **settings))
+    assert check_config(composed) == Settings(**settings | {"trace_file": None})
+    assert composed.trainer.v1.trainer_mode == mode
+
+
+def test_verl_accepts_the_paper_setting() -> None:
+    composed = config(*(f"{name}={value}" for name, value in PAPER.items()), *overrides())
+    assert check_config(composed) == Settings()
+    actor, rollout = composed.actor_rollout_ref.actor, composed.actor_rollout_ref.rollout
+    assert composed.data.train_batch_size * rollout.n == 2048
+    assert composed.data.train_batch_size // actor.ppo_mini_batch_size == 8
+    assert (actor.clip_ratio_low, actor.clip_ratio_high, actor.clip_ratio_c) == (0.2, 0.28, 10.0)
+    assert (actor.optim.lr, actor.optim.weight_decay, actor.grad_clip, actor.ppo_epochs) == (1e-6, 0.0, 1.0, 1)
+    assert composed.algorithm.rollout_correction.rollout_is_threshold == 2.0
+
+
+@pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.sh")), ids=lambda path: path.name)
+def test_verl_accepts_the_launch_scripts(script: Path) -> None:
+    words = shlex.split(script.read_text(encoding="utf-8"), comments=True)
+    given = [word for word in words[words.index("verl.trainer.main_ppo") + 1 :] if word != "$@" and "$(" not in word]
+    given = [word.replace("$DATA", "/data") for word in given if "=" in word]
+    check_config(config(*given))
+
+
+def test_the_command_prints_what_overrides_says(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verl-args", "--max-n", "16", "--mode", "colocate_async", "--paper"]) == 0
+    printed = shlex.split(capsys.readouterr().out.replace("\\\n", " "))
+    assert printed == [f"{name}={value}" for name, value in PAPER.items()] + overrides("colocate_async", max_n=16)
+    assert "+knapsack.max_n=16" in printed
+    assert main(["verl-args", "--min-n", "1"]) == 2
+    assert "a group of one has no gradient" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["+knapsack.min_count=2"], "knapsack.min_count is not a setting: there are allocation, min_n"),
+        (["+knapsack.allocation=best"], "no allocation method 'best'"),
+        (["+knapsack.min_n=1"], "a group of one has no gradient"),
+        (["+knapsack.max_n=many"], "knapsack.max_n is 'many': it must be a number"),
+        (["+knapsack.min_n=2.5"], "knapsack.min_n is 2.5: it must be a number"),
+        (["+knapsack.belief_half_life=-1"], "half_life is -1"),
+        (["+knapsack.group_weighting=token"], "choose rollout or prompt"),
+        (["+knapsack.prompt_id=uuid"], "choose index or content"),
+        (["+knapsack.max_n=4"], r"rollout.n \(8\) is the average .* knapsack.max_n \(4\)"),
+        (["algorithm.filter_groups.enable=True"], "algorithm.filter_groups throws away finished groups"),
+        (["reward.reward_model.enable=True"], "a colocated reward model scores rollouts only after"),
+        (["trainer.checkpoint_callback_class=null"], "checkpoint_callback_class is not set, which saves"),
+        (["trainer.v1.sampler.custom_sampler.path=null"], "custom_sampler.path is not set, which learns"),
+        (["trainer.use_v1=False"], r"legacy trainer RayPPOTrainer \(trainer.use_v1=False\)"),
+        (["+async_training.staleness_threshold=0.1"], "legacy trainer fully_async_policy"),
+        (["+rollout.nnodes=1"], "legacy trainer one_step_off_policy"),
+        (["+knapsack.group_weighting=prompt", "algorithm.adv_estimator=gae"], "cannot weigh the advantages of 'gae'"),
+        (
+            ["+knapsack.group_weighting=prompt", "actor_rollout_ref.actor.policy_loss.loss_mode=clip_cov"],
+            "'clip_cov' does not scale with them",
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_cannot_work_is_refused(words: list[str], said: str) -> None:
+    composed = changed(*words)
+    with pytest.raises(ConfigError, match=said):
+        check_config(composed)
+    with pytest.raises(SystemExit, match="knapsack-rl: error: "):
+        CheckConfig().on_run_start(composed)
+
+
+@pytest.mark.parametrize("name", ["one_step_off", "fully_async"])
+def test_the_real_configurations_of_legacy_trainers_are_recognised(name: str) -> None:
+    """Their settings come on top of verl's; the search path stands for that of verl's repository."""
+    folder = Path(next(iter(verl.experimental.__path__))) / f"{name}_policy" / "config"
+    with initialize_config_dir(str(folder), version_base=None):
+        search = "hydra.searchpath=[pkg://verl.trainer.config]"
+        composed = compose(f"{name}_ppo_trainer", [GRPO, search, *overrides()])
+    with pytest.raises(SystemExit, match=f"legacy trainer {name}_policy generates the same number"):
+        CheckConfig().on_run_start(composed)
+
+
+def test_a_reward_model_with_its_own_gpus_is_fine() -> None:
+    own = ["reward.reward_model.enable=True", "reward.reward_model.enable_resource_pool=True"]
+    check_config(changed(*own))
+
+
+@pytest.mark.parametrize("installed", ["0.8.0", "0.10.0", "1.0", None])
+def test_other_versions_of_verl_are_refused_in_one_sentence(
+    installed: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if installed is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    with pytest.raises(ImportError, match=rf"needs verl 0.9.x \(>= 0.9, < 0.10\), .*{installed or 'not installed'}"):
+        _ = knapsack_rl.verl.SaveBeliefs
+
+
+def test_unknown_names_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Trainer'"):
+        _ = knapsack_rl.verl.Trainer

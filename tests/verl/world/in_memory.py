@@ -1,0 +1,177 @@
+"""verl's own manager and buffers with our hooks in them, around a queue in memory and workers that answer at once."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+import transfer_queue
+import verl.trainer
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from verl.utils import tensordict_utils
+
+from knapsack_rl import PosteriorBeliefs
+from knapsack_rl.verl.buffers import KnapsackReplayBuffer, KnapsackReplayBufferAsync
+from knapsack_rl.verl.command import overrides
+from knapsack_rl.verl.hooks import KnapsackAgentLoopManager, SaveBeliefs
+from knapsack_rl.verl.run import prompt_ids
+from knapsack_rl.verl.shared import SharedRun
+
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "same_plans.json").read_text())
+CONFIGURATION = Path(next(iter(verl.trainer.__path__))) / "config"
+
+
+def config(*words: str, name: str = "ppo_trainer") -> DictConfig:
+    """verl's whole configuration under some overrides, as its command line composes it."""
+    with initialize_config_dir(str(CONFIGURATION), version_base=None):
+        return compose(name, list(words))
+
+
+@cache
+def refusable() -> DictConfig:
+    """A configuration that works; composing one takes seconds."""
+    return config("algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=8", *overrides())
+
+
+def changed(*words: str) -> DictConfig:
+    """That configuration with some overrides more."""
+    base = refusable().copy()
+    OmegaConf.set_struct(base, False)
+    return DictConfig(OmegaConf.merge(base, OmegaConf.from_dotlist([word.lstrip("+") for word in words])))
+
+
+# (uid, prompt, planned count) -> the reward of each rollout; None where the rollout fails.
+Answer = Callable[[str, int, int], list[float | None]]
+
+
+class Queue:
+    """TransferQueue's key-value calls, in a dictionary."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.tags: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+        self.fields: dict[str, dict[str, Any]] = {}
+        for name in ("kv_list", "kv_clear", "kv_batch_get"):
+            monkeypatch.setattr(transfer_queue, name, getattr(self, name))
+
+    def kv_list(self) -> dict[str, dict[str, dict[str, Any]]]:
+        return {partition: dict(tags) for partition, tags in self.tags.items()}
+
+    def kv_clear(self, keys: list[str], partition_id: str) -> None:
+        for key in keys:
+            self.tags[partition_id].pop(key, None)
+
+    def kv_batch_get(self, keys: list[str], partition_id: str, select_fields: list[str]) -> Any:
+        assert all(key in self.tags[partition_id] for key in keys), "asked for what is gone"
+        columns = {name: [self.fields[key][name] for key in keys] for name in select_fields}
+        tensors = {
+            name: torch.nested.as_nested_tensor(values, layout=torch.jagged)
+            if isinstance(values[0], torch.Tensor)
+            else np.array(values, dtype=object)
+            for name, values in columns.items()
+        }
+        return tensordict_utils.get_tensordict(tensors)
+
+
+class World:
+    """One task runner: its configuration, trainer, hooks, and what the agents answer."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str, mode: str = "sync") -> None:
+        self.queue = Queue(monkeypatch)
+        monkeypatch.setattr(ray, "get", lambda futures: futures)
+        given = ["actor_rollout_ref.rollout.n=4", f"trainer.default_local_dir={folder}"]
+        self.config: DictConfig = changed(*given, *overrides(mode), *words)
+        self.steps_per_epoch, self.total_training_steps = 2, 100
+        self.local_trigger_step, self.parameter_sync_step = 0, 1
+        self.tokenizer = SimpleNamespace(decode=lambda tokens: f"<{len(tokens)} tokens>")
+        self.refilled: list[int] = []
+        self.answer: Answer = lambda uid, prompt, count: [1.0] * count
+        self.saving = SaveBeliefs(self.config)
+        buffer = KnapsackReplayBuffer if mode == "sync" else KnapsackReplayBufferAsync
+        self.buffer = buffer(
+            trainer_mode=mode,
+            trainer_config=self.config.trainer.v1[mode],
+            max_off_policy_threshold=2,
+            max_off_policy_strategy="drop",
+            sampler_kwargs={},
+            refill_fn=self.refill,
+            poll_interval=0.0,
+        )
+        self.manager = KnapsackAgentLoopManager(config=self.config, llm_client=None)
+        self.manager.agent_loop_workers = [SimpleNamespace(generate_sequences=SimpleNamespace(remote=self.work))] * 2
+        self.sent: dict[str, int] = {}
+        self.step = 1
+
+    @property
+    def run(self) -> SharedRun:
+        return SharedRun.get()
+
+    def refill(self, prompts: int) -> int:
+        self.refilled.append(prompts)
+        self.generate(self.step, [100 + len(self.refilled)] * prompts)
+        return prompts
+
+    def generate(self, step: int, prompts: list[int], **more: Any) -> None:
+        """What verl's trainer does with a batch from its data loader."""
+        columns = {
+            "uid": [f"uid-{step}-{len(self.refilled)}-{prompt}-{i}" for i, prompt in enumerate(prompts)],
+            "index": prompts,
+            "data_source": ["numbers"] * len(prompts),
+            "raw_prompt": [GOLDEN["prompts"][prompt % len(GOLDEN["prompts"])] for prompt in prompts],
+        }
+        batch = {name: np.empty(len(prompts), dtype=object) for name in columns}
+        for name, values in columns.items():
+            batch[name][:] = values
+        prepared = tensordict_utils.get_tensordict(batch)
+        for name, value in {"global_steps": step, **more}.items():
+            tensordict_utils.assign_non_tensor_data(prepared, name, value)
+        self.manager.generate_sequences(prepared)
+
+    def work(self, chunk: Any) -> None:
+        """What verl's agent loop workers do with their share, at once."""
+        train = "validate" not in chunk
+        for i in range(len(chunk)):
+            uid, prompt = chunk["uid"][i], int(chunk["index"][i])
+            self.sent[uid] = count = int(chunk["__rollout_n__"][i]) if train else -1
+            if not train:
+                continue
+            rewards = self.answer(uid, prompt, count)
+            tags = {"global_steps": int(chunk["global_steps"])}
+            status = "failure" if None in rewards else "finished"
+            self.queue.tags["train"][uid] = {"is_prompt": True, "status": status, **tags}
+            for session, reward in reversed(list(enumerate(rewards))):  # verl's queue keeps no order
+                if reward is not None:
+                    row = f"{uid}_{session}_0"
+                    self.queue.tags["train"][row] = {"response_len": 2, **tags}
+                    self.queue.fields[row] = {
+                        "rm_scores": torch.tensor([0.0, reward]),
+                        "responses": torch.tensor([1, 2]),
+                        "knapsack_prompt": chunk["knapsack_prompt"][i],
+                    }
+
+    def evidence(self, prompts: list[int]) -> list[float]:
+        """Rollouts learned from, by prompt; with beliefs that do not fade."""
+        beliefs = self.run.session.allocator.beliefs  # type: ignore[attr-defined]
+        assert isinstance(beliefs, PosteriorBeliefs)
+        beliefs.half_life = 1e9
+        return [round(float(x), 3) for x in beliefs.forecast(ids_of(prompts), self.step).strength_P - 1.0]
+
+
+def ids_of(prompts: list[int]) -> list[str]:
+    """What we call these prompts."""
+    texts = [GOLDEN["prompts"][prompt % len(GOLDEN["prompts"])] for prompt in prompts]
+    return prompt_ids("index", prompts, ["numbers"] * len(prompts), texts)
+
+
+def prompts_of(keys: list[str]) -> list[int]:
+    """The prompts of some rows, in order."""
+    return [int(uid.split("-")[3]) for uid in dict.fromkeys(key.partition("_")[0] for key in keys)]
