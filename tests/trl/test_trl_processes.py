@@ -33,7 +33,7 @@ def train(folder: Path, world_size: int, **settings: Any) -> tuple[list[dict[str
     return reports, read_trace(folder / "trace.jsonl")
 
 
-BUFFERED = {"steps_per_generation": 2, "num_iterations": 2}
+BUFFERED = {"steps_per_generation": 2, "num_iterations": 2, "max_steps": 32}
 
 
 @pytest.mark.parametrize("changes", [{}, pytest.param(BUFFERED, marks=pytest.mark.e2e)], ids=str)

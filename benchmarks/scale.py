@@ -1,0 +1,154 @@
+"""What large runs cost: ``python -m benchmarks.scale [--quick]`` measures and simulates what docs/scale.md says.
+
+Wall-clock times are this machine's; simulated figures are the same everywhere, because everything is seeded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.cluster import DEALERS, generate, make_batch
+from benchmarks.measure import Row, machine, peak_megabytes, table
+from benchmarks.subjects import met
+from knapsack_rl.notation import FloatArray
+from knapsack_rl.outcomes import Outcomes
+from knapsack_rl.rollouts import deal
+from knapsack_rl.workers import WorkerSpeeds
+
+# Prompts, workers and slots of the simulated clusters.
+CLUSTERS = ((256, 16, 8), (256, 16, 32), (1024, 64, 16), (8192, 1000, 8))
+LEARNING_STEPS = 20
+STEPS = 6  # generated after each deal: a single step's time hangs on its longest answer
+
+
+def large_step(known: int, prompts: int, workers: int) -> dict[str, float]:
+    """One step of many prompts on a store of very many: plan, deal, learn, save. In a process of its own."""
+    allocator, _ = met(known, 2)
+    random = np.random.default_rng(0)
+    ids = tuple(f"prompt-{i:08d}" for i in random.choice(known, prompts, replace=False))
+    found: dict[str, float] = {}
+
+    def timed(what: str, action: Callable[[], object]) -> None:
+        times = []
+        for _ in range(3):
+            began = time.perf_counter()
+            action()
+            times.append(time.perf_counter() - began)
+        found[what] = float(np.median(times))
+
+    timed("plan", lambda: allocator.plan(ids, 8 * prompts, 1))
+    plan = allocator.plan(ids, 8 * prompts, 1)
+    rewards = (random.random(plan.budget) < 0.5).astype(np.float64)
+    tokens = random.integers(1, 8192, plan.budget)
+    timed("deal", lambda: deal(plan.counts_P, workers, random.uniform(100, 8000, prompts)))
+    timed("learn", lambda: allocator.observe(Outcomes(1, ids, plan.counts_P, rewards, tokens)))
+    with tempfile.TemporaryDirectory() as folder:
+        timed("save", lambda: allocator.save(Path(folder) / "beliefs.npz"))
+        found["megabytes"] = (Path(folder) / "beliefs.npz").stat().st_size / 2**20
+    return found | {"peak": peak_megabytes()}
+
+
+def costs(quick: bool) -> Iterator[Row]:
+    """Wall-clock seconds of our part of a step."""
+    for known, prompts in ((100_000, 1024), (1_000_000, 65_536), (10_000_000, 65_536))[: 1 if quick else 3]:
+        command = [sys.executable, "-m", "benchmarks.scale", "--step", str(known), str(prompts), "1000"]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+        found = json.loads(answer.stdout)
+        yield Row(f"{prompts:,} prompts x 8 of {known:,} known: plan", found["plan"], "s")
+        yield Row("  deal to 1,000 workers", found["deal"], "s")
+        yield Row("  learn", found["learn"], "s")
+        yield Row("  save, at a checkpoint", found["save"], "s", note=f"{found['megabytes']:.0f} MB")
+        whole = found["plan"] + found["deal"] + found["learn"] + found["save"]
+        yield Row("  all together", whole, "s", note=f"peak memory {found['peak']:,.0f} MB")
+
+
+def makespans(seeds: int, clusters: Sequence[tuple[int, int, int]]) -> Iterator[Row]:
+    """Uneven groups against uniform ones, and ways of dealing them."""
+    for prompts, workers, slots in clusters:
+        times: dict[tuple[str, str], list[float]] = {}
+        tokens: dict[str, list[float]] = {}
+        for seed in range(seeds):
+            batch = make_batch(prompts, seed)
+            steps = [batch.again(step) for step in range(STEPS)]
+            for plan in batch.plans:
+                tokens.setdefault(plan, []).append(sum(step.tokens(plan) for step in steps))
+                for name in DEALERS:
+                    dealt = DEALERS[name](batch.plans[plan], workers, batch.expected_P, seed)
+                    ends = [float(generate(dealt, step, slots)[0].max()) for step in steps]
+                    times.setdefault((plan, name), []).append(sum(ends))
+        time_of = {key: np.array(found) for key, found in times.items()}
+        work = {plan: np.array(found) for plan, found in tokens.items()}
+        uniform, uneven = time_of["uniform", "deal"], time_of["uneven", "deal"]
+        by_tokens = time_of["uneven, by tokens", "deal"]
+        more = work["uneven"] / work["uniform"]
+        yield _ratio(f"{prompts:,} x 8 on {workers:,} of {slots}: uneven / uniform", uneven / uniform)
+        yield _ratio("  of that, more tokens", more)
+        yield _ratio("  per token", uneven / uniform / more, most=1.02)
+        yield _ratio("  budget in tokens: uneven / uniform", by_tokens / uniform, most=1.02)
+        for name in list(DEALERS)[1:]:
+            yield _ratio(f"  uneven, {name} / deal", time_of["uneven", name] / uneven)
+        yield _ratio("  uniform, rows as they lie / deal", time_of["uniform", "rows as they lie"] / uniform)
+
+
+def unknown_speeds(seeds: int, clusters: Sequence[tuple[int, int, int]]) -> Iterator[Row]:
+    """Workers of very different speed: what learning the speeds costs against knowing them."""
+    for prompts, workers, slots in clusters:
+        ratios = np.array([_run_of_steps(prompts, workers, slots, seed) for seed in range(seeds)])
+        yield _ratio(f"{prompts:,} x 8 on {workers:,} of {slots}: speeds learned / known", ratios[:, 0], most=1.1)
+        yield _ratio("  without the first step", ratios[:, 1])
+        yield _ratio("  all taken for alike / known", ratios[:, 2])
+
+
+def _run_of_steps(prompts: int, workers: int, slots: int, seed: int) -> tuple[float, float, float]:
+    """Time of a run under learned speeds and under none, over its time under the true ones."""
+    random = np.random.default_rng([2, seed])
+    truth = np.exp(random.uniform(0, np.log(8), workers))
+    batch, learned = make_batch(prompts, seed), WorkerSpeeds(workers)
+    times = np.zeros((3, LEARNING_STEPS))
+    for step in range(LEARNING_STEPS):
+        # Who shares a machine is slower today; the answers of every step are others.
+        today = truth * random.lognormal(-0.005, 0.1, workers)
+        fresh = batch.again(step)
+        for row, speeds in enumerate((truth, learned.optimistic(), np.ones(workers))):
+            dealt = deal(batch.plans["uneven"], workers, batch.expected_P, step, speeds)
+            done_W, work_W = generate(dealt, fresh, slots, today)
+            times[row, step] = done_W.max()
+            if row == 1:
+                learned.observe(work_W, work_W / today)
+    known, found, alike = times.sum(axis=1)
+    return found / known, times[1, 1:].sum() / times[0, 1:].sum(), alike / known
+
+
+def _ratio(what: str, ratios: FloatArray, most: float | None = None) -> Row:
+    """The median over seeds, and its 95 % interval by the bootstrap."""
+    drawn = np.random.default_rng(0).choice(ratios, (2000, ratios.size))
+    low, high = np.quantile(np.median(drawn, axis=1), (0.025, 0.975))
+    return Row(what, float(np.median(ratios)), "times", most=most, note=f"{low:.3f} to {high:.3f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few seeds, small sizes")
+    parser.add_argument("--step", nargs=3, type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.step:
+        print(json.dumps(large_step(*options.step)))
+        return
+    clusters = CLUSTERS[:1] if options.quick else CLUSTERS
+    where, seeds = machine(), 3 if options.quick else 21
+    print(f"{where}\n\n{table([*costs(options.quick)])}\n")
+    print(f"{seeds} seeds: median, and its 95 % interval\n")
+    print(table([*makespans(seeds, clusters), *unknown_speeds(min(seeds, 11), clusters)]))
+
+
+if __name__ == "__main__":
+    main()

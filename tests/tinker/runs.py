@@ -1,0 +1,109 @@
+"""Runs of the cookbook's own training loop on a small world: ``python runs.py KIND LOG_PATH URL MODEL KILL_AT``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import chz
+import world
+from tinker_cookbook import renderers
+from tinker_cookbook.rl import train
+from tinker_cookbook.rl.problem_env import ProblemEnv, ProblemGroupBuilder
+from tinker_cookbook.rl.types import Env, RLDataset, RLDatasetBuilder
+from tinker_cookbook.tokenizer_utils import get_tokenizer
+
+from knapsack_rl.tinker import allocated
+
+KILL_AT = "KNAPSACK_TEST_KILL_AT"
+
+
+class Guess(ProblemEnv):
+    """Begin the answer with one of so many bytes: prompt 0 accepts few of them, the last one almost all."""
+
+    def __init__(self, prompt: int, renderer: renderers.Renderer) -> None:
+        super().__init__(renderer, format_coef=0.0)
+        self.prompt = prompt
+
+    def get_question(self) -> str:
+        return chr(ord("a") + self.prompt)
+
+    def check_answer(self, sample_str: str) -> bool:
+        return bool(sample_str) and ord(sample_str[0]) % world.PROMPTS <= self.prompt
+
+    def check_format(self, sample_str: str) -> bool:
+        return True
+
+    def get_reference_answer(self) -> str:
+        return ""
+
+
+@dataclass(frozen=True)
+class Killing(world.LuckyBuilder):
+    """Ends the whole process in the middle of a batch, as an out-of-memory killer does."""
+
+    async def make_envs(self) -> Sequence[Env]:
+        if str(self.batch) == os.environ.get(KILL_AT) and self.prompt % world.GROUPS == 5:
+            await asyncio.sleep(0.5)  # others of the batch come back first
+            os.kill(os.getpid(), signal.SIGKILL)
+        return await super().make_envs()
+
+
+@chz.chz
+class DatasetBuilder(RLDatasetBuilder):
+    """Either world: questions in two batches that come again, or rewards that depend on the batch."""
+
+    model: str
+    guess: bool
+    batches: int
+
+    async def __call__(self) -> tuple[RLDataset, RLDataset | None]:
+        renderer = renderers.get_renderer("role_colon", get_tokenizer(self.model))
+
+        def guess(prompt: int, batch: int) -> ProblemGroupBuilder:
+            return ProblemGroupBuilder(partial(Guess, prompt, renderer), 2 * world.SIZE)
+
+        return world.Dataset(guess if self.guess else Killing, self.batches), None
+
+
+def config(kind: str, log_path: str, url: str, model: str, epochs: int, **changes: Any) -> train.Config:
+    """The cookbook's configuration of a kind of run, before it is allocated."""
+    if kind == "async":
+        changes["async_config"] = train.AsyncConfig(max_steps_off_policy=2, groups_per_batch=world.GROUPS)
+    if kind == "stream":
+        changes["stream_minibatch_config"] = train.StreamMinibatchConfig(
+            groups_per_batch=world.GROUPS, num_minibatches=2
+        )
+    settings: dict[str, Any] = {
+        "recipe_name": "knapsack",
+        "learning_rate": 1e-2,
+        "dataset_builder": DatasetBuilder(
+            model=model, guess=kind == "guess", batches=2 if kind == "guess" else 2 * epochs
+        ),
+        "model_name": model,
+        "max_tokens": 1,
+        "lora_rank": 8,
+        "log_path": log_path,
+        "base_url": url,
+        "eval_every": 0,
+        "save_every": 2,
+        "num_groups_to_log": 0,
+    }
+    return train.Config(**settings | changes)
+
+
+def run(kind: str, log_path: str, url: str, model: str, epochs: int = 4, **changes: Any) -> None:
+    """Train, with beliefs that do not fade."""
+    found = config(kind, log_path, url, model, epochs, **changes)
+    asyncio.run(train.main(allocated(found, epochs=epochs if kind == "guess" else 1, half_life=1e9)))
+
+
+if __name__ == "__main__":
+    os.environ[KILL_AT] = sys.argv[5]
+    run(*sys.argv[1:5])

@@ -1,0 +1,152 @@
+"""The cookbook's own training loop, unmodified, against SkyRL's Tinker server on JAX, on a CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import runs
+import server
+import world
+
+from knapsack_rl.tinker.journal import Journal
+from knapsack_rl.trace import Trace, read_trace
+
+pytestmark = pytest.mark.timeout(600)
+
+BUDGET = world.GROUPS * world.SIZE
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The address of a server, and the name of its model."""
+    folder = tmp_path_factory.mktemp("server")
+    server.make_model(folder / "model")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, server.__file__, str(folder), str(port)], stdout=log, stderr=log, start_new_session=True
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_for(url, process, folder / "log")
+        yield url, str(folder / "model")
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # the engine is a process of its own
+        process.wait()
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(240):
+        assert process.poll() is None, log.read_text()[-3000:]
+        try:
+            urllib.request.urlopen(f"{url}/api/v1/healthz", timeout=5).read()
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise TimeoutError(log.read_text()[-3000:])
+
+
+def run_and_kill(kind: str, folder: Path, service: tuple[str, str], batch: int) -> None:
+    """The run in a process of its own, which is killed in the middle of generating a batch."""
+    command = [sys.executable, runs.__file__, kind, str(folder), *service, str(batch)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stdout[-2000:] + done.stderr[-3000:]
+
+
+def trained_on(folder: Path, batch: int) -> tuple[list[int], list[float]]:
+    """What the cookbook itself recorded that it trained on: the size of each group, and all rewards."""
+    lines = (folder / f"iteration_{batch:06d}" / "train_rollout_summaries.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    sizes = Counter(record["group_idx"] for record in records)
+    return [sizes[group] for group in sorted(sizes)], [record["total_reward"] for record in records]
+
+
+def check_plans(trace: Trace, steps: int, budget: int = BUDGET) -> None:
+    """Whole budgets, groups as planned, uneven ones among them."""
+    assert [step.plan.step for step in trace.steps] == list(range(steps))
+    for step in trace.steps:
+        assert step.plan.counts_P.sum() == step.plan.budget == budget
+        assert step.plan.counts_P.min() >= 2
+    assert any(len(set(step.plan.counts_P.tolist())) > 1 for step in trace.steps)
+
+
+def test_it_trains_with_uneven_groups(tmp_path: Path, service: tuple[str, str]) -> None:
+    runs.run("guess", str(tmp_path), *service, epochs=6)
+    trace = read_trace(tmp_path / "trace.jsonl")
+    check_plans(trace, 12, 2 * BUDGET)
+    assert trace.ended == "finished"
+    assert sorted(trace.texts.values()) == [chr(ord("a") + i) for i in range(world.PROMPTS)]
+    logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    for batch, (step, metrics) in enumerate(zip(trace.steps, logged, strict=True)):
+        # What the cookbook trained on is what was planned, and what was observed is what it trained on.
+        assert trained_on(tmp_path, batch) == (step.plan.counts_P.tolist(), step.outcomes.rewards_PG.tolist())
+        assert metrics["env/all/total_episodes"] == 2 * BUDGET
+        assert metrics["env/all/reward/total"] == pytest.approx(step.outcomes.rewards_PG.mean())
+        assert metrics["env/all/knapsack/price"] == pytest.approx(step.plan.price)
+        assert metrics["env/all/knapsack/count_max"] == step.plan.counts_P.max()
+    rewards = np.array([np.mean(step.outcomes.pass_rates_P) for step in trace.steps]).reshape(6, 2).mean(axis=1)
+    assert rewards[-2:].mean() > rewards[:2].mean() + 0.1, rewards
+    rates = [step.plan.success_rates_P for step in trace.steps]
+    assert rates[0] == pytest.approx(0.5)
+    assert rates[-1].mean() > rates[-2].mean() + 0.05  # the beliefs know the easy half from the hard one
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path, service: tuple[str, str]) -> None:
+    run_and_kill("sync", tmp_path / "again", service, batch=5)
+    assert [step.plan.step for step in read_trace(tmp_path / "again" / "trace.jsonl").steps] == [0, 1, 2, 3, 4]
+    runs.run("sync", str(tmp_path / "again"), *service)  # from batch 4 on
+    runs.run("sync", str(tmp_path / "through"), *service)
+    check_plans(read_trace(tmp_path / "through" / "trace.jsonl"), 8)
+    assert world.told(tmp_path / "again") == world.told(tmp_path / "through")
+    resumed = [line for line in (tmp_path / "again" / "trace.jsonl").open() if '"kind":"resume"' in line]
+    assert [json.loads(line)["step"] for line in resumed] == [4]
+
+
+def test_the_asynchronous_loop_loses_no_outcome_and_counts_none_twice(tmp_path: Path, service: tuple[str, str]) -> None:
+    run_and_kill("async", tmp_path, service, batch=6)
+    before = len(Journal(tmp_path / "knapsack" / "outcomes.jsonl").valid())
+    runs.run("async", str(tmp_path), *service)
+    trace = read_trace(tmp_path / "trace.jsonl")
+    assert before > 0
+    groups = [group for _, group in Journal(tmp_path / "knapsack" / "outcomes.jsonl").valid()]
+    assert {group.step for group in groups} == set(range(8))
+    planned = {step.plan.step: step.plan for step in trace.steps}
+    for step, plan in planned.items():
+        assert plan.counts_P.sum() == BUDGET
+        came = {(group.place, len(group.rewards)) for group in groups if group.step == step}
+        assert came == set(enumerate(plan.counts_P.tolist()))
+    # Whoever goes on from here knows every rollout of every batch, once: nothing fades in this world. On a busy machine
+    # there are more than planned, because groups too stale to train on were run again.
+    rewards = [reward for group in groups for reward in group.rewards]
+    assert len(rewards) >= 8 * BUDGET
+    resumed = world.dataset(tmp_path, world.Dataset(batches=10))
+    resumed.get_batch(8)
+    table = resumed.session.allocator.beliefs.table  # type: ignore[attr-defined]
+    assert table["successes"].sum() + table["failures"].sum() == len(rewards)
+    assert table["successes"].sum() == sum(rewards)
+
+
+def test_the_streaming_loop(tmp_path: Path, service: tuple[str, str]) -> None:
+    runs.run("stream", str(tmp_path), *service, epochs=2)
+    trace = read_trace(tmp_path / "trace.jsonl")
+    check_plans(trace, 4)
+    logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    assert [metrics["env/all/total_episodes"] for metrics in logged] == [BUDGET] * 4
+    assert [metrics["env/all/knapsack/price"] for metrics in logged] == pytest.approx(
+        [s.plan.price for s in trace.steps]
+    )
