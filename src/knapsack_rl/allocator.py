@@ -138,18 +138,24 @@ def expected_value(forecast: Forecast, budget: int, low: int, high: int) -> Offe
 
 def paper_rule(forecast: Forecast, budget: int, low: int, high: int) -> Offer:
     """The authors' rule: the value at the point estimate, and their special cases as limits."""
-    rates_P = forecast.success_rates_P
+    limits = paper_limits(forecast.success_rates_P, forecast.seen_P, budget, low, high)
+    return Offer(_value_at(forecast.success_rates_P), *limits)
 
-    def marginals(rows: IntArray, stop: int) -> FloatArray:
-        return knapsack_marginals(rates_P[rows], stop)
 
-    return Offer(marginals, *paper_limits(rates_P, forecast.seen_P, budget, low, high))
+def oracle_rule(forecast: Forecast, budget: int, low: int, high: int) -> Offer:
+    """The value at rates that are known: what the paper's rule would do if it were never wrong. No special cases."""
+    return Offer(_value_at(forecast.success_rates_P), *same_limits(forecast.seen_P.size, low, high))
 
 
 def uniform_rule(forecast: Forecast, budget: int, low: int, high: int) -> Offer:
     """Stock GRPO: the same count for every prompt, whatever is believed."""
     counts_P = equal_counts(forecast.seen_P.size, budget)
     return Offer(np.zeros((counts_P.size, int(counts_P.max()))), counts_P, counts_P)
+
+
+def _value_at(rates_P: FloatArray) -> Marginals:
+    """The paper's value at point estimates."""
+    return lambda rows, stop: knapsack_marginals(rates_P[rows], stop)
 
 
 def make_allocator(

@@ -1,0 +1,80 @@
+"""Every rule by name: who can enter a comparison, and how each is set up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from knapsack_rl.allocator import KnapsackAllocator, make_allocator, oracle_rule
+from knapsack_rl.beliefs import FADING_PASSES, GivenBeliefs
+from knapsack_rl.notation import FloatArray
+from knapsack_rl.strategy import OneRound, Strategy
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every entrant is told, and all it is told.
+
+    Attributes:
+        groups: prompts of a step under equal division.
+        num_generations: rollouts per prompt on average; the budget of a step is ``groups * num_generations``.
+        prompts: size of the data set.
+        min_count, max_count: limits on a prompt's rollouts.
+        seed: of whatever the rule draws at random.
+        truth: true success rates of prompts, for the oracle alone; None where nobody knows them.
+    """
+
+    groups: int = 256
+    num_generations: int = 8
+    prompts: int = 17_000
+    min_count: int = 2
+    max_count: int = 128
+    seed: int = 0
+    truth: Callable[[Sequence[str]], FloatArray] | None = None
+
+    @property
+    def budget(self) -> int:
+        """Rollouts of a step."""
+        return self.groups * self.num_generations
+
+    @property
+    def half_life(self) -> float:
+        """Steps after which our beliefs count an observation half: the trainers' default."""
+        return FADING_PASSES * self.prompts / self.groups
+
+
+def _uniform(setting: Setting) -> Strategy:
+    return OneRound(make_allocator("uniform", setting.min_count, setting.max_count, setting.half_life))
+
+
+def _paper(setting: Setting) -> Strategy:
+    return OneRound(make_allocator("paper", setting.min_count, setting.max_count))
+
+
+def _ours(setting: Setting) -> Strategy:
+    return OneRound(make_allocator("posterior", setting.min_count, setting.max_count, setting.half_life))
+
+
+def _oracle(setting: Setting) -> Strategy:
+    if setting.truth is None:
+        raise ValueError("the oracle needs the true success rates, which nobody knows here: leave it out")
+    return OneRound(KnapsackAllocator(GivenBeliefs(setting.truth), oracle_rule, setting.min_count, setting.max_count))
+
+
+ENTRANTS: Mapping[str, Callable[[Setting], Strategy]] = {
+    "uniform": _uniform,
+    "knapsack-rl": _paper,
+    "posterior": _ours,
+    "oracle": _oracle,
+}
+
+
+def make_strategy(name: str, setting: Setting) -> Strategy:
+    """The entrant of this name.
+
+    Raises:
+        ValueError: no such entrant, or one that cannot enter here.
+    """
+    if name not in ENTRANTS:
+        raise ValueError(f"there is no rule {name!r}: choose from {', '.join(ENTRANTS)}")
+    return ENTRANTS[name](setting)
