@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from knapsack_rl.allocator import Allocator
+from knapsack_rl.files import replacing
 
 BELIEFS_FILE = "knapsack_beliefs.npz"
 PROGRESS_FILE = "knapsack_progress.json"
@@ -34,13 +34,8 @@ class Progress:
 def save_checkpoint(folder: Path, allocator: Allocator, progress: Progress) -> None:
     """Write beliefs and progress into a checkpoint folder, the progress last: it vouches for the beliefs."""
     allocator.save(folder / BELIEFS_FILE)
-    path = folder / PROGRESS_FILE
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump({"version": VERSION, **asdict(progress)}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with replacing(folder / PROGRESS_FILE) as file:
+        file.write(json.dumps({"version": VERSION, **asdict(progress)}).encode())
 
 
 def load_checkpoint(folder: Path, allocator: Allocator) -> Progress | None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from knapsack_rl.files import replacing
 from knapsack_rl.ids import KeyIndex, grown, prompt_keys
 from knapsack_rl.notation import IntArray
 
@@ -59,18 +58,8 @@ class PromptTable:
         """
         text = json.dumps({"format": FORMAT, "version": VERSION, **header})
         arrays = {name: self[name] for name in self._columns}
-        # Not from tempfile, whose files nobody else may read: checkpoints are shared.
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, allow_pickle=False, header=np.array(text), keys=self._index.keys, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
+        with replacing(path) as file:
+            np.savez(file, allow_pickle=False, header=np.array(text), keys=self._index.keys, **arrays)
 
     def load(self, path: Path, header: Mapping[str, object]) -> dict[str, Any]:
         """Replace the content by a file's; nothing changes if that fails.
@@ -122,13 +111,3 @@ def _check_columns(path: Path, arrays: Mapping[str, NDArray[Any]], dtypes: Mappi
         raise BeliefFileError(
             f"{path} lacks columns, or holds columns of unequal length or another type: restore it, or delete it"
         )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut, where the system lets folders be synced."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -8,9 +8,10 @@ import io
 import json
 import math
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from knapsack_rl.files import replacing
 
 if TYPE_CHECKING:
     from knapsack_rl.plan import Plan
@@ -115,14 +116,8 @@ def _write(text: str, output: Path | None) -> None:
         return
     if output.is_dir():
         raise ValueError(f"{output} is a folder: --output names a file")
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=output.parent, delete=False, suffix=".tmp") as file:
-        try:
-            file.write(text)
-            file.close()
-            Path(file.name).replace(output)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    with replacing(output) as file:
+        file.write(text.encode())
 
 
 def _whole(text: str) -> int:

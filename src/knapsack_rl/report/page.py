@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -10,6 +9,7 @@ from typing import TypeAlias
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from knapsack_rl.files import replacing
 from knapsack_rl.metrics import STATUSES
 from knapsack_rl.report import belief_charts, charts, svg, tables
 from knapsack_rl.report.runs import Run, make_runs
@@ -50,16 +50,8 @@ def write_page(page: str, out: Path) -> Path:
     """Write the page all or nothing: a browser never loads half of it."""
     out.parent.mkdir(parents=True, exist_ok=True)
     # A model may emit half a surrogate pair, which UTF-8 cannot hold.
-    data = page.encode("utf-8", errors="replace")
-    with tempfile.NamedTemporaryFile(dir=out.parent, delete=False, suffix=".tmp") as file:
-        try:
-            file.write(data)
-            file.close()
-            Path(file.name).chmod(0o644)
-            Path(file.name).replace(out)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    with replacing(out) as file:
+        file.write(page.encode("utf-8", errors="replace"))
     return out
 
 

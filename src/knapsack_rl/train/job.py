@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from knapsack_rl.files import replacing
 from knapsack_rl.tasks.errors import TaskError
 
 EMBEDDED: Final = "embedded"
@@ -76,9 +76,9 @@ class Job:
     def save(self, folder: Path) -> None:
         """Record the job in its folder, all or nothing."""
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished = folder / f".{RECORD}.{os.getpid()}"
-        unfinished.write_text(json.dumps({"version": 1, "job": asdict(self)}, indent=2) + "\n")
-        unfinished.replace(folder / RECORD)
+        text = json.dumps({"version": 1, "job": asdict(self)}, indent=2) + "\n"
+        with replacing(folder / RECORD) as file:
+            file.write(text.encode())
 
     @classmethod
     def load(cls, folder: Path) -> Job:
