@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from knapsack_rl.tasks.errors import TaskError
 from knapsack_rl.train.callbacks import ExactEvaluation, StopCallback, StopRequest
-from knapsack_rl.train.job import ALLOCATIONS, TRACE, Job
+from knapsack_rl.train.job import ALLOCATIONS, FINISHED, INTERRUPTED, REFUSED, TRACE, Job
 from knapsack_rl.train.quiet import quiet_frameworks
 
 if TYPE_CHECKING:
@@ -23,11 +23,6 @@ if TYPE_CHECKING:
 
 RESUME_FLAG: Final = "--resume"
 FINAL_MODEL: Final = "model"
-# How an arm ended, as its exit status.
-FINISHED: Final = 0
-FAILED: Final = 1
-REFUSED: Final = 2
-INTERRUPTED: Final = 3
 EVALUATIONS: Final = 15
 _ERROR: Final = "error: "
 

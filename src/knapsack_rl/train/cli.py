@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from knapsack_rl.tasks.errors import TaskError
-from knapsack_rl.train.job import TRACE, Job, check_same, free_output, new_job, resumable_output
+from knapsack_rl.train.job import FINISHED, INTERRUPTED, TRACE, Job, check_same, free_output, new_job, resumable_output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -107,7 +107,7 @@ def _all_arms(job: Job, output: Path, *, resume: bool) -> int:
     from rich.console import Console
 
     from knapsack_rl.train.display import say
-    from knapsack_rl.train.launch import FINISHED, INTERRUPTED, prepare_model, run_arms
+    from knapsack_rl.train.launch import prepare_model, run_arms
     from knapsack_rl.train.summary import print_summary
 
     console = Console()
@@ -128,7 +128,7 @@ def _all_arms(job: Job, output: Path, *, resume: bool) -> int:
 
 def _one_of_many(job: Job, output: Path | None, *, resume: bool) -> int:
     """Under ``torchrun``: this process's share of a single arm; TRL shows the progress."""
-    from knapsack_rl.train.arm import FINISHED, run_arm
+    from knapsack_rl.train.arm import run_arm
     from knapsack_rl.train.callbacks import StopRequest
 
     if output is None:

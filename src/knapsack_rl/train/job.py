@@ -17,6 +17,10 @@ RECORD: Final = "run.json"
 TRACE: Final = "trace.jsonl"
 # What each arm is to the trainer; names as people say them.
 ALLOCATIONS: Final = {"uniform": "uniform", "knapsack": "posterior", "paper": "paper"}
+# How an arm ended, as its process's exit status; any other is a failure.
+FINISHED: Final = 0
+REFUSED: Final = 2
+INTERRUPTED: Final = 3
 # The embedded job: 32 prompts x 8 rollouts on average a step, found to learn without collapsing (docs/log.md).
 EMBEDDED_STEPS: Final = 180
 EMBEDDED_TRAINER: Final[Mapping[str, Any]] = {

@@ -17,14 +17,11 @@ from rich.console import Console
 
 from knapsack_rl.tasks.models import model_path
 from knapsack_rl.train.display import Display, say
-from knapsack_rl.train.job import Job
+from knapsack_rl.train.job import FINISHED, INTERRUPTED, Job
 from knapsack_rl.train.progress import follow_arms
 
 POLL_SECONDS: Final = 0.25
 LOG: Final = "log.txt"
-# Exit statuses of an arm; `arm.py` returns them.
-FINISHED: Final = 0
-INTERRUPTED: Final = 3
 
 
 @dataclass
