@@ -45,6 +45,7 @@ class Draw:
         prompt_ids: all different, ``[P]``.
         counts_P: rollouts of each, ``[P]``, at least 0. A count of 1 is fine: the group may get more in another round.
         success_rates_P: what the strategy expects, ``[P]``; None where it believes nothing.
+        strength_P: weight of evidence behind that, in rollouts, ``[P]``; None for point estimates.
 
     Raises:
         ValueError: arrays of other lengths, a negative count, no rollouts at all, or a prompt that is named twice.
@@ -53,9 +54,10 @@ class Draw:
     prompt_ids: tuple[str, ...]
     counts_P: IntArray
     success_rates_P: FloatArray | None = None
+    strength_P: FloatArray | None = None
 
     def __post_init__(self) -> None:
-        for array in (self.counts_P, self.success_rates_P):
+        for array in (self.counts_P, self.success_rates_P, self.strength_P):
             if array is not None and array.shape != (len(self.prompt_ids),):
                 raise ValueError(f"a draw of {len(self.prompt_ids)} prompts was given an array of shape {array.shape}")
         if (self.counts_P < 0).any() or not self.counts_P.any():
@@ -120,7 +122,7 @@ class OneRound:
         """Plan, draw, learn, and train on all of it."""
         prompt_ids = request.take(request.groups * self.pool)
         plan = self.allocator.plan(prompt_ids, request.budget, request.step)
-        outcomes = yield Draw(plan.prompt_ids, plan.counts_P, plan.success_rates_P)
+        outcomes = yield Draw(plan.prompt_ids, plan.counts_P, plan.success_rates_P, plan.strength_P)
         self.allocator.observe(outcomes)
         return Batch(outcomes)
 
