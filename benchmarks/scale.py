@@ -91,12 +91,14 @@ def makespans(seeds: int, clusters: Sequence[tuple[int, int, int]]) -> Iterator[
         by_tokens = time_of["uneven, by tokens", "deal"]
         more = work["uneven"] / work["uniform"]
         yield _ratio(f"{prompts:,} x 8 on {workers:,} of {slots}: uneven / uniform", uneven / uniform)
+        as_trainers_do = time_of["uniform", "rows as they lie"]
+        yield _ratio("  uneven, dealt / uniform, rows as they lie", uneven / as_trainers_do, most=1.02)
         yield _ratio("  of that, more tokens", more)
         yield _ratio("  per token", uneven / uniform / more, most=1.02)
         yield _ratio("  budget in tokens: uneven / uniform", by_tokens / uniform, most=1.02)
         for name in list(DEALERS)[1:]:
             yield _ratio(f"  uneven, {name} / deal", time_of["uneven", name] / uneven)
-        yield _ratio("  uniform, rows as they lie / deal", time_of["uniform", "rows as they lie"] / uniform)
+        yield _ratio("  uniform, rows as they lie / deal", as_trainers_do / uniform)
 
 
 def unknown_speeds(seeds: int, clusters: Sequence[tuple[int, int, int]]) -> Iterator[Row]:
