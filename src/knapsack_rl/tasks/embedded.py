@@ -100,6 +100,13 @@ def draw(rng: random.Random, family: Family, level: int) -> Question:
     return Question(family, level, text)
 
 
+def taught(rng: random.Random, count: int) -> list[tuple[str, str]]:
+    """Random questions with the answers that the base model is taught: right as often as their level has it."""
+    questions = [draw(rng, *rng.choice(LEVELS)) for _ in range(count)]
+    right = [rng.random() < RIGHT_BY_LEVEL[question.level] for question in questions]
+    return [(q.prompt, q.answer if ok else q.misconception) for q, ok in zip(questions, right, strict=True)]
+
+
 def splits(train: int = 256, heldout: int = 256, seed: int = 0) -> tuple[list[Row], list[Row]]:
     """Training and held-out rows: seeded, as many of every level as possible, no prompt twice.
 

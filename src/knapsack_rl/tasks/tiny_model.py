@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 IGNORED = -100
+# Draws so many prompts, each with the answer that the base model is taught to give, rightly or not.
+Teacher: TypeAlias = Callable[[random.Random, int], list[tuple[str, str]]]
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer(characters: str = embedded.CHARACTERS) -> PreTrainedTokenizerFast:
     """One token per character, left padding; unknown characters become ``<unk>``."""
     special = ["<pad>", "<eos>", "<bos>", "<unk>"]
-    vocabulary = {token: i for i, token in enumerate([*special, *embedded.CHARACTERS])}
+    vocabulary = {token: i for i, token in enumerate([*special, *characters])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -69,16 +71,22 @@ def make_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCa
     return model
 
 
-def build_warm_started(recipe: Recipe, folder: Path, progress: Progress | None = None) -> None:
-    """Train the model of a recipe and save it with its tokenizer into ``folder``."""
-    tokenizer = make_tokenizer()
+def build_warm_started(
+    recipe: Recipe,
+    folder: Path,
+    progress: Progress | None = None,
+    teacher: Teacher = embedded.taught,
+    characters: str = embedded.CHARACTERS,
+) -> None:
+    """Train the model of a recipe on what ``teacher`` says and save it with its tokenizer into ``folder``."""
+    tokenizer = make_tokenizer(characters)
     model = make_model(recipe, tokenizer)
     threads = torch.get_num_threads()
     # Two threads would gain a few seconds on two idle cores, and lose minutes beside another busy process. One thread
     # also makes the same weights whatever the number of cores.
     torch.set_num_threads(1)
     try:
-        supervise(model, tokenizer, recipe, progress)
+        supervise(model, tokenizer, recipe, progress, teacher)
     finally:
         torch.set_num_threads(threads)
     model.save_pretrained(folder)
@@ -90,8 +98,9 @@ def supervise(
     tokenizer: PreTrainedTokenizerBase,
     recipe: Recipe,
     progress: Progress | None = None,
+    teacher: Teacher = embedded.taught,
 ) -> None:
-    """Train ``model`` in place on questions answered rightly or by misconception, as their level has it."""
+    """Train ``model`` in place on the prompts and answers of ``teacher``, which may be wrong."""
     rng = random.Random(recipe.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     rise = max(1, recipe.steps // 10)
@@ -100,9 +109,7 @@ def supervise(
         cosine = 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * min(1, (step + 1) / rise) * (0.95 * cosine + 0.05)
-        questions = [embedded.draw(rng, *rng.choice(embedded.LEVELS)) for _ in range(recipe.batch)]
-        pairs = [(question.prompt, _taught_answer(question, rng)) for question in questions]
-        tokens, targets = _teaching_batch(tokenizer, pairs)
+        tokens, targets = _teaching_batch(tokenizer, teacher(rng, recipe.batch))
         logits = model(input_ids=tokens, attention_mask=tokens != tokenizer.pad_token_id).logits[:, :-1]
         loss = F.cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=IGNORED)
         optimizer.zero_grad()
@@ -146,11 +153,6 @@ def exact_success_rates(
             rates.append((log_probs * (targets != IGNORED)).sum(1).exp().double().cpu())
     model.train(was_training)
     return torch.cat(rates).numpy() if rates else np.empty(0)
-
-
-def _taught_answer(question: embedded.Question, rng: random.Random) -> str:
-    right = rng.random() < embedded.RIGHT_BY_LEVEL[question.level]
-    return question.answer if right else question.misconception
 
 
 def _teaching_batch(

@@ -1,0 +1,175 @@
+"""A language model as the laboratory uses it: sampling, exact success rates, hidden states, and GRPO's update.
+
+The same mathematics as TRL's trainer (`loss_type="dapo"`, on-policy), which a test holds it to, without what makes that
+trainer general: a run of 150 steps takes less than a minute on one core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from knapsack_rl.notation import FloatArray
+from knapsack_rl.tasks.models import load_tokenizer
+
+Tokens = list[int]
+# Rows per forward pass where nothing is generated.
+ROWS = 256
+
+
+class Policy:
+    """A causal language model over prompts that are numbered, each with one right answer.
+
+    Attributes:
+        prompts: tokens of each prompt.
+        answers: tokens of its one right answer, end of sequence included.
+    """
+
+    def __init__(
+        self, folder: Path, prompts: Sequence[str], answers: Sequence[str], learning_rate: float, longest: int
+    ) -> None:
+        """The model of a folder, with a fresh optimizer.
+
+        Args:
+            folder: a model and its tokenizer.
+            prompts, answers: texts, as many of each.
+            learning_rate: of AdamW, constant.
+            longest: tokens after which an answer is cut off.
+        """
+        tokenizer = load_tokenizer(str(folder))
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.pad, self.end = int(tokenizer.pad_token_id), int(tokenizer.eos_token_id)
+        self.prompts: list[Tokens] = [list(ids) for ids in tokenizer(list(prompts))["input_ids"]]
+        self.answers: list[Tokens] = [[*ids, self.end] for ids in tokenizer(list(answers))["input_ids"]]
+        self.longest = longest
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+
+    @torch.no_grad()
+    def success_rates(self, which: Sequence[int]) -> FloatArray:
+        """Exact success rates of prompts: the probability of the one right answer, by teacher forcing; ``[P]``."""
+        rates = [self._answer_rates(which[start : start + ROWS]) for start in range(0, len(which), ROWS)]
+        return torch.cat(rates).double().numpy()
+
+    @torch.no_grad()
+    def hidden_states(self, which: Sequence[int]) -> FloatArray:
+        """What the policy thinks at the end of each prompt: its last two layers there, ``[P, 2 * hidden]``."""
+        states = []
+        for start in range(0, len(which), ROWS):
+            tokens, mask = self._left_padded([self.prompts[i] for i in which[start : start + ROWS]])
+            layers = self.model(
+                input_ids=tokens, attention_mask=mask, position_ids=_positions(mask), output_hidden_states=True
+            ).hidden_states
+            states.append(torch.cat([layers[-1][:, -1], layers[-2][:, -1]], dim=1))
+        return torch.cat(states).double().numpy()
+
+    @torch.no_grad()
+    def sample(self, which: Sequence[int], counts: Sequence[int], generator: torch.Generator) -> list[Tokens]:
+        """Sample ``counts`` answers to each prompt at temperature 1; flat, group after group.
+
+        Every prompt is read once for all its answers, and an answer that has ended is not carried along.
+        """
+        tokens, mask = self._left_padded([self.prompts[i] for i in which])
+        read = self.model(
+            input_ids=tokens, attention_mask=mask, position_ids=_positions(mask), use_cache=True, logits_to_keep=1
+        )
+        rows = torch.repeat_interleave(torch.arange(len(which)), torch.tensor(counts))
+        cache: DynamicCache = read.past_key_values
+        cache.batch_select_indices(rows)
+        logits, mask = read.logits[rows, -1], mask[rows]
+        said: list[Tokens] = [[] for _ in range(len(rows))]
+        alive = torch.arange(len(rows))
+        for place in range(self.longest):
+            # Numbers for all rows, whoever is still there: an answer does not depend on when others end.
+            drawn = torch.rand(len(rows), generator=generator)[alive]
+            chosen = _inverse_cumulative(logits, drawn)
+            for row, token in zip(alive.tolist(), chosen.tolist(), strict=True):
+                said[row].append(token)
+            going = (chosen != self.end).nonzero()[:, 0]
+            if not len(going) or place == self.longest - 1:
+                break
+            if len(going) < len(alive):
+                cache.batch_select_indices(going)
+                alive, mask, chosen = alive[going], mask[going], chosen[going]
+            mask = torch.cat([mask, torch.ones(len(alive), 1, dtype=mask.dtype)], dim=1)
+            logits = self.model(
+                input_ids=chosen[:, None],
+                attention_mask=mask,
+                position_ids=_positions(mask)[:, -1:],
+                past_key_values=cache,
+                use_cache=True,
+            ).logits[:, -1]
+        return said
+
+    def learn(self, which: Sequence[int], said: Sequence[Tokens], advantages: torch.Tensor) -> float:
+        """One optimizer step of GRPO on rollouts of the present policy; returns the loss.
+
+        The loss is the mean over all tokens of the batch of -advantage * ratio, where the ratio is 1 and only its
+        gradient matters. Rollouts of advantage 0 count in the mean and are not computed.
+
+        Args:
+            which: the prompt of each rollout, ``[rows]``.
+            said: the tokens of each.
+            advantages: ``[rows]``.
+        """
+        in_all = sum(len(tokens) for tokens in said)
+        rows = advantages.nonzero()[:, 0].tolist()
+        if not rows:  # a gradient of zero, with which the optimizer still follows its momentum
+            for weight in self.model.parameters():
+                weight.grad = torch.zeros_like(weight)
+            self.optimizer.step()
+            return 0.0
+        tokens, mask = self._left_padded([self.prompts[which[row]] for row in rows])
+        answers, answer_mask = self._right_padded([said[row] for row in rows])
+        whole, attention = torch.cat([tokens, answers], 1), torch.cat([mask, answer_mask], 1)
+        logits = self.model(
+            input_ids=whole,
+            attention_mask=attention,
+            position_ids=_positions(attention),
+            logits_to_keep=answers.shape[1] + 1,
+        ).logits[:, :-1]
+        log_probs = logits.log_softmax(-1).gather(-1, answers[..., None])[..., 0]
+        ratio = (log_probs - log_probs.detach()).exp()
+        loss = -(advantages[rows][:, None] * ratio * answer_mask).sum() / in_all
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def _answer_rates(self, which: Sequence[int]) -> torch.Tensor:
+        """Prompt and answer side by side, padded on the right: causal attention sees nothing of what follows."""
+        tokens, mask = self._right_padded([self.prompts[i] + self.answers[i] for i in which])
+        targets = torch.zeros_like(mask)
+        for row, i in enumerate(which):
+            start = len(self.prompts[i])
+            targets[row, start : start + len(self.answers[i])] = 1
+        logits = self.model(input_ids=tokens, attention_mask=mask).logits[:, :-1]
+        log_probs = logits.log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0]
+        rates: torch.Tensor = (log_probs * targets[:, 1:]).sum(1).exp()
+        return rates
+
+    def _left_padded(self, rows: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
+        longest = max(map(len, rows))
+        tokens = torch.tensor([[self.pad] * (longest - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        return tokens, mask
+
+    def _right_padded(self, rows: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
+        longest = max(map(len, rows))
+        tokens = torch.tensor([row + [self.pad] * (longest - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+        return tokens, mask
+
+
+def _positions(mask: torch.Tensor) -> torch.Tensor:
+    return (mask.cumsum(1) - 1).clamp(min=0)
+
+
+def _inverse_cumulative(logits: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+    """The token whose stretch of the cumulative distribution holds the drawn number; ``[rows]``."""
+    cumulative = logits.softmax(-1).double().cumsum(-1)
+    last = logits.shape[-1] - 1
+    return torch.searchsorted(cumulative, drawn.double()[:, None] * cumulative[:, -1:]).clamp(max=last)[:, 0]

@@ -1,0 +1,142 @@
+"""A language model as a world that strategies play in: the simulator's interface, with nothing simulated."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from knapsack_rl.lab.policy import Policy, Tokens
+from knapsack_rl.lab.regimes import Regime
+from knapsack_rl.notation import FloatArray
+from knapsack_rl.outcomes import Outcomes
+from knapsack_rl.strategy import Batch, Draw
+
+# TRL's guard against division by zero.
+EPSILON = 1e-4
+# Steps after which a rollout that nobody trained on is thrown away.
+KEPT_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Loss:
+    """How rollouts become an update.
+
+    Attributes:
+        weighting: whether every rollout weighs the same (the paper's code), or every prompt.
+        scaled: whether advantages are divided by the group's standard deviation.
+    """
+
+    weighting: Literal["rollout", "prompt"] = "rollout"
+    scaled: bool = True
+
+
+class LanguageModelWorld:
+    """A regime's policy under training.
+
+    Attributes:
+        prompt_ids: of all training prompts.
+        step: optimizer steps done.
+    """
+
+    def __init__(self, regime: Regime, seed: int, loss: Loss | None = None) -> None:
+        """The base model of a regime, before the first step; ``seed`` decides the prompts' order and all sampling."""
+        self.regime, self.seed, self.loss = regime, seed, loss or Loss()
+        items = [*regime.train, *regime.heldout]
+        self.policy = Policy(
+            regime.base_model(),
+            [item.prompt for item in items],
+            [item.answer for item in items],
+            regime.learning_rate,
+            regime.longest,
+        )
+        self.prompt_ids = tuple(item.prompt for item in regime.train)
+        self.step = 0
+        self._row = {prompt_id: row for row, prompt_id in enumerate(self.prompt_ids)}
+        self._heldout = range(len(regime.train), len(items))
+        self._epoch, self._order = 0, np.empty(0, dtype=np.int64)
+        self._rounds = 0
+        # Rollouts nobody has trained on yet, by prompt and reward: those are exchangeable, so a batch that names a
+        # prompt and a reward means any of them. Each with the step it was made in.
+        self._made: dict[tuple[int, float], list[tuple[int, Tokens]]] = defaultdict(list)
+
+    def take(self, count: int) -> tuple[str, ...]:
+        """The next prompts of the seeded order, all different; the order is drawn anew every epoch.
+
+        Raises:
+            ValueError: more prompts than there are.
+        """
+        if count > len(self.prompt_ids):
+            raise ValueError(f"{count} prompts were asked for, there are {len(self.prompt_ids)}: use a smaller pool")
+        taken = self._order[:count]
+        self._order = self._order[count:]
+        if len(taken) < count:
+            order = np.random.default_rng([self.seed, self._epoch]).permutation(len(self.prompt_ids))
+            self._epoch += 1
+            fresh = ~np.isin(order, taken)
+            more = order[fresh][: count - len(taken)]
+            self._order = order[~np.isin(order, more)]
+            taken = np.concatenate([taken, more])
+        return tuple(self.prompt_ids[row] for row in taken)
+
+    def generate(self, draw: Draw) -> Outcomes:
+        """Sample and score a round of rollouts."""
+        chosen = np.flatnonzero(draw.counts_P)
+        which = [self._row[draw.prompt_ids[i]] for i in chosen]
+        generator = torch.Generator().manual_seed(int(np.random.default_rng([self.seed, self._rounds]).integers(2**62)))
+        self._rounds += 1
+        said = self.policy.sample(which, draw.counts_P[chosen].tolist(), generator)
+        rows = np.repeat(which, draw.counts_P[chosen])
+        rewards = [float(tokens == self.policy.answers[row]) for row, tokens in zip(rows, said, strict=True)]
+        for row, reward, tokens in zip(rows.tolist(), rewards, said, strict=True):
+            self._made[row, reward].append((self.step, tokens))
+        lengths = np.array([len(tokens) for tokens in said], dtype=np.int64)
+        return Outcomes(self.step, draw.prompt_ids, draw.counts_P, np.array(rewards), lengths)
+
+    def train(self, batch: Batch) -> None:
+        """One optimizer step on a batch."""
+        outcomes = batch.outcomes
+        rows = np.array([self._row[prompt_id] for prompt_id in outcomes.prompt_ids])[outcomes.group_PG]
+        pairs = zip(rows.tolist(), outcomes.rewards_PG.tolist(), strict=True)
+        said = [self._made[pair].pop()[1] for pair in pairs]
+        self.policy.learn(rows.tolist(), said, torch.tensor(self._advantages(batch), dtype=torch.float32))
+        self.step += 1
+        for key, kept in list(self._made.items()):
+            self._made[key] = [(step, tokens) for step, tokens in kept if step > self.step - KEPT_STEPS]
+            if not self._made[key]:
+                del self._made[key]
+
+    def success_rates(self, prompt_ids: Sequence[str] | None = None) -> FloatArray:
+        """True success rates now, of all training prompts by default; ``[P]``."""
+        which = range(len(self.prompt_ids)) if prompt_ids is None else [self._row[i] for i in prompt_ids]
+        return self.policy.success_rates(which)
+
+    def held_out_rates(self) -> FloatArray:
+        """True success rates of the held-out prompts, ``[P]``."""
+        return self.policy.success_rates(self._heldout)
+
+    def hidden_states(self, prompt_ids: Sequence[str]) -> FloatArray:
+        """What the policy thinks at the end of each prompt, ``[P, features]``."""
+        return self.policy.hidden_states([self._row[prompt_id] for prompt_id in prompt_ids])
+
+    def _advantages(self, batch: Batch) -> FloatArray:
+        """GRPO's advantages of all rollouts of a batch, weighted as the loss has it; ``[PG]``."""
+        outcomes = batch.outcomes
+        counts_P = np.maximum(outcomes.counts_P, 1)
+        group_PG, groups = outcomes.group_PG, len(outcomes.prompt_ids)
+        mean_P = np.bincount(group_PG, outcomes.rewards_PG, groups) / counts_P
+        centred_PG = outcomes.rewards_PG - mean_P[group_PG]
+        std_P = np.sqrt(np.bincount(group_PG, centred_PG**2, groups) / np.maximum(counts_P - 1, 1))
+        baseline_P = mean_P if batch.baseline_P is None else batch.baseline_P
+        scale_P = std_P if batch.scale_P is None else batch.scale_P
+        advantages_PG: FloatArray = outcomes.rewards_PG - baseline_P[group_PG]
+        if self.loss.scaled:
+            advantages_PG = advantages_PG / (scale_P[group_PG] + EPSILON)
+        if self.loss.weighting == "prompt":
+            trained = outcomes.counts_P > 0
+            advantages_PG = advantages_PG * (outcomes.counts_P[trained].mean() / counts_P)[group_PG]
+        return advantages_PG
