@@ -21,7 +21,8 @@ def write_report(traces: Sequence[Path], out: Path) -> Path:
         OSError: a file that cannot be read or written.
         ModuleNotFoundError: jinja2 or matplotlib is missing.
     """
-    from knapsack_rl.report.page import render, write_page
+    from knapsack_rl.report.html import write_page
+    from knapsack_rl.report.page import render
     from knapsack_rl.trace import read_trace
 
     if not traces:

@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from knapsack_rl.files import replacing
 from knapsack_rl.metrics import STATUSES
 from knapsack_rl.report import belief_charts, charts, svg, tables
+from knapsack_rl.report.html import fill
 from knapsack_rl.report.runs import Run, make_runs
 from knapsack_rl.report.verdict import verdict
 from knapsack_rl.trace import Trace
@@ -27,11 +26,8 @@ def render(traces: Sequence[Trace]) -> str:
     runs = make_runs(traces)
     with_steps = [run for run in runs if run.steps]
     differ, same = tables.settings(runs)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template("page.html.j2").render(
+    return fill(
+        Path(__file__).with_name("page.html.j2"),
         runs=runs,
         with_steps=with_steps,
         verdict=verdict(runs),
@@ -44,15 +40,6 @@ def render(traces: Sequence[Trace]) -> str:
         settings_differ=differ,
         settings_same=same,
     )
-
-
-def write_page(page: str, out: Path) -> Path:
-    """Write the page all or nothing: a browser never loads half of it."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # A model may emit half a surrogate pair, which UTF-8 cannot hold.
-    with replacing(out) as file:
-        file.write(page.encode("utf-8", errors="replace"))
-    return out
 
 
 def _figures(runs: Sequence[Run]) -> dict[str, list[Markup]]:
