@@ -1,7 +1,7 @@
 """How the policy moves: GRPO's update where a rollout can do two things, succeed or fail.
 
 With success rate p = sigmoid(z), ``d log pi / dz`` is 1 - p for a success and -p for a failure. The policy gradient
-that a prompt's group adds to its logit is therefore (DeepSeekMath, arXiv 2402.03300, equation 3, without clipping and KL)
+that a prompt's group adds to its logit is therefore (GRPO: arXiv 2402.03300, equation 3, without clipping and KL)
 
     g_i = sum_j w_ij A_ij (1[j succeeded] - p_i),        A_ij = (r_ij - b_i) / s_i
 
@@ -42,14 +42,14 @@ class LearnerSettings:
         ValueError: a value that makes no sense.
     """
 
-    own_rate: float = 1.0
+    own_rate: float = 0.5
     shared_rate: float = 0.002
     weighting: Literal["rollout", "prompt"] = "rollout"
     scale_advantages: bool = True
     optimizer: Literal["adam", "sgd"] = "adam"
     memory: float = 0.99
     forgetting: float = 500.0
-    noise: float = 0.01
+    noise: float = 0.03
 
     def __post_init__(self) -> None:
         for name in ("own_rate", "shared_rate", "noise"):

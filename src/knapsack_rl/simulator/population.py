@@ -12,6 +12,30 @@ from knapsack_rl.notation import FloatArray
 MOST_LOGIT = 20.0
 
 
+@dataclass(frozen=True)
+class Lengths:
+    """How completion lengths vary: log-normal around each prompt's median, and cut.
+
+    Attributes:
+        spread: standard deviation of the logarithm of a completion's length, for one prompt.
+        fall: by how much the logarithm of a prompt's median falls as its success rate goes from 0 to 1.
+        longest: completions are cut at this many tokens; their rewards stay.
+
+    Raises:
+        ValueError: a negative spread, or a cut below 1 token.
+    """
+
+    spread: float = 0.45
+    fall: float = 0.9
+    longest: int = 4096
+
+    def __post_init__(self) -> None:
+        if not (self.spread >= 0 and self.longest >= 1):
+            raise ValueError(
+                f"lengths with spread {self.spread}, cut at {self.longest}: use at least 0, and at least 1"
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class Population:
     """Prompts as they stand before training, and some of the same kind that are never trained on.
@@ -25,13 +49,10 @@ class Population:
         loadings_PK: how much each shared skill helps (or, below 0, hurts) a prompt, ``[P, K]``.
         log_tokens_P: logarithm of the median completion length before training, ``[P]``.
         held_out_logits_H, held_out_loadings_HK: the same of the held-out prompts, ``[H]`` and ``[H, K]``.
-        token_spread: standard deviation of the logarithm of a completion's length.
-        token_slope: by how much the logarithm of the length falls when the success rate goes from 0 to 1.
-        longest: completions are cut at this many tokens.
+        lengths: how completion lengths vary around their medians.
 
     Raises:
-        ValueError: no prompts, ids that occur twice, shapes that do not fit, numbers that are not finite, a negative
-            spread, or a cut below 1 token.
+        ValueError: no prompts, ids that occur twice, shapes that do not fit, or numbers that are not finite.
     """
 
     prompt_ids: tuple[str, ...]
@@ -40,9 +61,7 @@ class Population:
     log_tokens_P: FloatArray
     held_out_logits_H: FloatArray
     held_out_loadings_HK: FloatArray
-    token_spread: float = 0.45
-    token_slope: float = 0.9
-    longest: int = 4096
+    lengths: Lengths = Lengths()
 
     def __post_init__(self) -> None:
         prompts, held_out = len(self.prompt_ids), self.held_out_logits_H.size
@@ -65,10 +84,6 @@ class Population:
             if not np.isfinite(array).all():
                 raise ValueError(f"{name} holds a number that is not finite")
             array.flags.writeable = False
-        if self.token_spread < 0 or self.longest < 1:
-            raise ValueError(
-                f"token_spread is {self.token_spread} and longest {self.longest}: at least 0 and at least 1"
-            )
 
 
 def sigmoid(logits: FloatArray) -> FloatArray:

@@ -1,77 +1,83 @@
-"""Populations by name: what a data set looks like to a policy before or late in training."""
+"""Populations by name: what a data set looks like to a policy before training, or late in it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from knapsack_rl.notation import FloatArray
-from knapsack_rl.simulator.population import MOST_LOGIT, Population, logit, sigmoid
+from knapsack_rl.simulator.population import MOST_LOGIT, Population, logit
 
 SKILLS = 16
 HELD_OUT = 1024
+# The mean of a loading in units of its standard deviation: how much of what is learned helps everywhere.
+COMMON = 0.3
 
 
 @dataclass(frozen=True)
 class Difficulty:
-    """How success rates are spread: Beta(successes, failures), except for a share that is as good as impossible."""
+    """How success rates are spread: Beta(successes, failures), and a share of prompts that nobody can solve."""
 
     successes: float
     failures: float
-    impossible: float = 0.0
+    impossible: float
 
 
+# In balanced, hard and late one prompt in ten is impossible (a wrong reference answer, say), and the Beta distributions
+# share their first parameter; the second is set by the share of mixed groups of 8: .60, .48, .45 (docs/simulator.md).
 DIFFICULTIES: Mapping[str, Difficulty] = {
-    "easy": Difficulty(1.2, 0.5, 0.02),
-    "balanced": Difficulty(0.5, 0.5, 0.0),
-    "hard": Difficulty(0.3, 0.7, 0.0),
-    "late": Difficulty(0.6, 0.3, 0.0),
+    "easy": Difficulty(2.0, 0.7, 0.02),
+    "balanced": Difficulty(0.6, 0.6, 0.1),
+    "hard": Difficulty(0.6, 3.2, 0.1),
+    "late": Difficulty(0.6, 0.27, 0.1),
 }
 
 
 def make_population(difficulty: Difficulty, prompts: int, seed: int) -> Population:
-    """A population of this difficulty; a pure function of its arguments.
+    """A population of this difficulty, with `HELD_OUT` held-out prompts; a pure function of its arguments.
 
     Raises:
-        ValueError: fewer than one prompt.
+        ValueError: fewer than one prompt, or a negative seed.
     """
-    if prompts < 1:
-        raise ValueError(f"prompts is {prompts}: a population needs at least one prompt")
+    if prompts < 1 or seed < 0:
+        raise ValueError(f"{prompts} prompts with seed {seed}: a population needs a prompt, and a seed of at least 0")
     rng = np.random.default_rng([seed, prompts])
-    logits_P = _logits(difficulty, prompts, rng)
-    return draw_rest(tuple(f"q{row:06d}" for row in range(prompts)), logits_P, rng, _logits(difficulty, HELD_OUT, rng))
-
-
-def draw_rest(
-    prompt_ids: tuple[str, ...], logits_P: FloatArray, rng: np.random.Generator, held_out_logits_H: FloatArray
-) -> Population:
-    """Draw what success rates do not say: loadings, and lengths that grow with difficulty."""
-    rates_P = sigmoid(logits_P)
+    rates_P, held_out_H = _rates(difficulty, prompts, rng), _rates(difficulty, HELD_OUT, rng)
     return Population(
-        prompt_ids=prompt_ids,
-        logits_P=logits_P,
-        loadings_PK=_loadings(logits_P.size, rng),
-        log_tokens_P=np.log(500.0) + 0.9 * (1 - rates_P) + 0.3 * rng.standard_normal(logits_P.size),
-        held_out_logits_H=held_out_logits_H,
-        held_out_loadings_HK=_loadings(held_out_logits_H.size, rng),
+        prompt_ids=tuple([f"q{row:06d}" for row in range(prompts)]),
+        logits_P=logit(rates_P),
+        loadings_PK=make_loadings(prompts, rng),
+        log_tokens_P=median_lengths(rates_P, rng),
+        held_out_logits_H=logit(held_out_H),
+        held_out_loadings_HK=make_loadings(HELD_OUT, rng),
     )
 
 
-def _logits(difficulty: Difficulty, size: int, rng: np.random.Generator) -> FloatArray:
-    logits = logit(rng.beta(difficulty.successes, difficulty.failures, size))
-    return np.where(rng.random(size) < difficulty.impossible, -MOST_LOGIT, logits)
+PRESETS: Mapping[str, Callable[[int, int], Population]] = {
+    name: partial(make_population, difficulty) for name, difficulty in DIFFICULTIES.items()
+}
 
 
-def _loadings(size: int, rng: np.random.Generator) -> FloatArray:
-    """Every skill helps on average, and some prompts more than others; rows have a length of about 1."""
-    loadings: FloatArray = (0.5 + rng.standard_normal((size, SKILLS))) / np.sqrt(1.25 * SKILLS)
+def make_loadings(size: int, rng: np.random.Generator) -> FloatArray:
+    """Every skill helps on average, some prompts more, and some it hurts; rows have a length of about 1.
+
+    Returns:
+        ``[size, SKILLS]``.
+    """
+    loadings: FloatArray = (COMMON + rng.standard_normal((size, SKILLS))) / np.sqrt((1 + COMMON**2) * SKILLS)
     return loadings
 
 
-def _preset(name: str) -> Callable[[int, int], Population]:
-    return lambda prompts, seed: make_population(DIFFICULTIES[name], prompts, seed)
+def median_lengths(rates_P: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Logarithms of median lengths: some 500 tokens where always solved, 1,200 where never, with a scatter of 0.3."""
+    lengths: FloatArray = np.log(500.0) + 0.9 * (1 - rates_P) + 0.3 * rng.standard_normal(rates_P.size)
+    return lengths
 
 
-PRESETS: Mapping[str, Callable[[int, int], Population]] = {name: _preset(name) for name in DIFFICULTIES}
+def _rates(difficulty: Difficulty, size: int, rng: np.random.Generator) -> FloatArray:
+    rates = rng.beta(difficulty.successes, difficulty.failures, size)
+    never = 1 / (1 + np.exp(MOST_LOGIT))
+    return np.where(rng.random(size) < difficulty.impossible, never, rates)

@@ -3,58 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from knapsack_rl.notation import FloatArray, IntArray
 from knapsack_rl.outcomes import Outcomes
-from knapsack_rl.simulator.population import Population, logit
-from knapsack_rl.simulator.presets import HELD_OUT, draw_rest
+from knapsack_rl.simulator.population import Lengths, Population, logit
+from knapsack_rl.simulator.presets import HELD_OUT, make_loadings, median_lengths
 
 
 def fit_population(outcomes: Iterable[Outcomes], seed: int = 0) -> Population:
-    """A population like the one that these outcomes came from.
+    """A population like the one that these outcomes came from, with the same prompt ids.
 
-    Success rates are drawn from their Beta posteriors, under the Beta prior that fits all prompts together by the
-    method of moments: a prompt solved in 0 of 8 tries is not impossible. A trace gives
-    ``step.outcomes for step in read_trace(path).steps``; for the start of a run pass only its first epoch.
+    Success rates are drawn from their Beta posteriors, under the Beta prior that fits all prompts together: a prompt
+    that failed 8 times of 8 need not be impossible. Lengths follow the recorded ones where there are any. How prompts
+    share skills is in no record of outcomes and is drawn as in the presets. A trace gives
+    ``step.outcomes for step in read_trace(path).steps``; pass only its first epoch for the policy at its start.
 
     Raises:
-        ValueError: no outcomes with an answer.
+        ValueError: no rollout with an answer.
     """
-    totals = _totals(outcomes)
-    if not totals:
-        raise ValueError("there is no answered rollout to fit a population to")
-    prompt_ids = tuple(totals)
-    attempts_P, successes_P = np.array(list(totals.values()), dtype=np.int64).T
+    record = _Record()
+    for one in outcomes:
+        record.add(one)
+    if not record.row:
+        raise ValueError("there is no rollout with an answer to fit a population to: is the trace empty?")
     rng = np.random.default_rng(seed)
+    attempts_P, successes_P, tokens_P, answers_P = np.array(record.sums).T
     alpha, beta = fit_beta(attempts_P, successes_P)
-    logits_P = logit(rng.beta(alpha + successes_P, beta + attempts_P - successes_P))
-    return draw_rest(prompt_ids, logits_P, rng, logit(rng.beta(alpha, beta, HELD_OUT)))
+    rates_P = rng.beta(alpha + successes_P, beta + attempts_P - successes_P)
+    log_tokens_P = np.where(answers_P > 0, tokens_P / np.maximum(answers_P, 1), median_lengths(rates_P, rng))
+    return Population(
+        prompt_ids=tuple(record.row),
+        logits_P=logit(rates_P),
+        loadings_PK=make_loadings(rates_P.size, rng),
+        log_tokens_P=log_tokens_P,
+        held_out_logits_H=logit(rng.beta(alpha, beta, HELD_OUT)),
+        held_out_loadings_HK=make_loadings(HELD_OUT, rng),
+        lengths=record.lengths(),
+    )
 
 
-def fit_beta(attempts_P: IntArray, successes_P: IntArray) -> tuple[float, float]:
-    """The Beta distribution of success rates, by the method of moments of the observed ones.
+def fit_beta(attempts_P: FloatArray | IntArray, successes_P: FloatArray | IntArray) -> tuple[float, float]:
+    """The Beta distribution of success rates behind observed ones, by the method of moments.
 
-    The observed variance is ``v + (m (1-m) - v) E[1/n]`` where v is that of the true rates.
+    With mean m and variance v of the true rates, the observed ones vary by ``v + (m (1-m) - v) E[1/n]``.
     """
-    observed_P: FloatArray = successes_P / attempts_P
+    observed_P = successes_P / attempts_P
     mean = float(np.clip(observed_P.mean(), 1e-3, 1 - 1e-3))
-    most = mean * (1 - mean)
+    most = mean * (1 - mean)  # the variance if every rate is 0 or 1
     blur = float((1 / attempts_P).mean())
-    spread = (float(((observed_P - mean) ** 2).mean()) - most * blur) / max(1 - blur, 1e-9)
-    strength = most / float(np.clip(spread, 0.01 * most, 0.95 * most)) - 1
+    variance = (float(observed_P.var()) - most * blur) / max(1 - blur, 1e-9)
+    strength = most / float(np.clip(variance, 0.01 * most, 0.95 * most)) - 1
     return mean * strength, (1 - mean) * strength
 
 
-def _totals(outcomes: Iterable[Outcomes]) -> dict[str, tuple[int, int]]:
-    """Attempts and successes by prompt."""
-    totals: dict[str, tuple[int, int]] = {}
-    for one in outcomes:
-        for prompt_id, attempts, successes in zip(
-            one.prompt_ids, one.attempts_P.tolist(), one.successes_P.tolist(), strict=True
+@dataclass
+class _Record:
+    """Sums by prompt: attempts, successes, logarithms of lengths, and how many lengths; and of all lengths together."""
+
+    row: dict[str, int] = field(default_factory=dict)
+    sums: list[list[float]] = field(default_factory=list)
+    scatter: float = 0.0
+    degrees: int = 0
+    longest: int = 0
+
+    def add(self, outcomes: Outcomes) -> None:
+        """Take in the answered rollouts of some groups."""
+        attempts_P = outcomes.attempts_P
+        known_PG = outcomes.answered_PG & (outcomes.tokens_PG is not None)
+        tokens_PG = np.ones(known_PG.size) if outcomes.tokens_PG is None else np.maximum(outcomes.tokens_PG, 1)
+        logs_P = np.bincount(outcomes.group_PG, np.where(known_PG, np.log(tokens_PG), 0.0), attempts_P.size)
+        lengths_P = np.bincount(outcomes.group_PG, known_PG, attempts_P.size)
+        means_P = logs_P / np.maximum(lengths_P, 1)
+        self.scatter += float(((np.log(tokens_PG) - means_P[outcomes.group_PG])[known_PG] ** 2).sum())
+        self.degrees += int(np.maximum(lengths_P - 1, 0).sum())
+        self.longest = max(self.longest, int(tokens_PG[known_PG].max(initial=0)))
+        for prompt_id, *new in zip(
+            outcomes.prompt_ids, attempts_P, outcomes.successes_P, logs_P, lengths_P, strict=True
         ):
-            if attempts:
-                before = totals.get(prompt_id, (0, 0))
-                totals[prompt_id] = (before[0] + attempts, before[1] + successes)
-    return totals
+            if new[0]:
+                row = self.row.setdefault(prompt_id, len(self.sums))
+                if row == len(self.sums):
+                    self.sums.append([0.0] * 4)
+                self.sums[row] = [old + float(value) for old, value in zip(self.sums[row], new, strict=True)]
+
+    def lengths(self) -> Lengths:
+        """The spread within groups, and the longest completion as the cut; the usual ones where nothing is known."""
+        if not self.degrees:
+            return Lengths()
+        return Lengths(spread=(self.scatter / self.degrees) ** 0.5, longest=self.longest)

@@ -83,15 +83,15 @@ class Simulation:
         address = (self.seed, self.step)
         successes_PG = uniforms(*address, _SUCCESS, rows_PG, numbers_PG) < np.repeat(rates_P, draw.counts_P)
         gained_P = rates_P - sigmoid(population.logits_P[rows_P])
-        median_P = population.log_tokens_P[rows_P] - population.token_slope * gained_P
-        spread_PG = population.token_spread * normals(*address, _LENGTH, rows_PG, numbers_PG)
+        median_P = population.log_tokens_P[rows_P] - population.lengths.fall * gained_P
+        spread_PG = population.lengths.spread * normals(*address, _LENGTH, rows_PG, numbers_PG)
         lengths_PG = np.exp(np.repeat(median_P, draw.counts_P) + spread_PG)
         return Outcomes(
             step=self.step,
             prompt_ids=draw.prompt_ids,
             counts_P=draw.counts_P,
             rewards_PG=successes_PG.astype(np.float64),
-            tokens_PG=np.clip(np.rint(lengths_PG), 1, population.longest).astype(np.int64),
+            tokens_PG=np.clip(np.rint(lengths_PG), 1, population.lengths.longest).astype(np.int64),
         )
 
     def train(self, batch: Batch) -> None:
@@ -105,10 +105,9 @@ class Simulation:
         gradient_P /= self._gradient_size(power, batch)
         self._gains_P *= 0.5 ** (1.0 / settings.forgetting)
         np.add.at(self._gains_P, rows_P, settings.own_rate * gradient_P)
-        self._skills_K += settings.shared_rate * (gradient_P @ self.population.loadings_PK[rows_P])
-        self._skills_K += settings.noise * np.random.default_rng([self.seed, _WALK, self.step]).standard_normal(
-            self._skills_K.size
-        )
+        walk_K = np.random.default_rng([self.seed, _WALK, self.step]).standard_normal(self._skills_K.size)
+        learned_K = gradient_P @ self.population.loadings_PK[rows_P]
+        self._skills_K += settings.shared_rate * learned_K + settings.noise * walk_K
         self._drawn_P[:] = 0
         self.step += 1
 
@@ -136,10 +135,10 @@ class Simulation:
             raise ValueError(f"prompt {error} is not in the population") from None
 
     def _gradient_size(self, power: float, batch: Batch) -> float:
-        """What the step is divided by: Adam's running root mean square, or what it is if every advantage is +-1."""
+        """What the step is divided by: its running size (adam), or its size if every advantage were +-1 (sgd)."""
         if self.settings.optimizer == "sgd":
-            return float(max(batch.outcomes.attempts_P.sum(), 1)) ** -0.5
+            return float(np.sqrt(1.0 / max(int(batch.outcomes.attempts_P.sum()), 1)))
         memory = self.settings.memory
         self._power = memory * self._power + (1 - memory) * power
         self._power_weight = memory * self._power_weight + (1 - memory)
-        return max(self._power / self._power_weight, 1e-30) ** 0.5
+        return float(np.sqrt(max(self._power / self._power_weight, 1e-30)))
