@@ -62,13 +62,22 @@ class Outcomes:
         step: int,
         groups: Sequence[tuple[str, Sequence[float]]],
         success_threshold: float = 1.0,
+        tokens: Sequence[Sequence[int]] | None = None,
     ) -> Outcomes:
-        """Outcomes of ``(prompt id, rewards)`` pairs: the way in for callers that hold lists."""
+        """Outcomes of ``(prompt id, rewards)`` pairs: the way in for callers that hold lists.
+
+        Args:
+            step: generation step that produced the rollouts.
+            groups: prompt id and rewards of each group.
+            success_threshold: the least reward that counts as a success.
+            tokens: completion lengths of each group, where known.
+        """
         return cls(
             step=step,
             prompt_ids=tuple(prompt_id for prompt_id, _ in groups),
             counts_P=np.array([len(rewards) for _, rewards in groups], dtype=np.int64),
             rewards_PG=np.array([reward for _, rewards in groups for reward in rewards], dtype=np.float64),
+            tokens_PG=None if tokens is None else np.array([n for group in tokens for n in group], dtype=np.int64),
             success_threshold=success_threshold,
         )
 

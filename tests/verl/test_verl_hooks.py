@@ -208,6 +208,23 @@ def test_beliefs_are_restored_where_verl_resumes(
     assert World(tmp_path, monkeypatch, "trainer.resume_mode=disable").run.session.step == 0
 
 
+def test_beliefs_are_in_the_checkpoint_before_verl_marks_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between verl's mark and its call of our hook, a run goes on with its beliefs all the same."""
+    world = World(tmp_path, monkeypatch, "trainer.save_freq=2", mode="colocate_async")
+    world.total_training_steps, world.parameter_sync_step = 3, 2
+    for step in (1, 2, 3):
+        for world.local_trigger_step, prompts in enumerate(([2 * step], [2 * step + 1])):
+            world.generate(step, prompts)
+            batch, _ = world.buffer.sample(step, "train", 1)
+            world.queue.kv_clear(batch.keys, "train")
+            saved = world.local_trigger_step == 1 and step > 1  # all of a step is learned; and 3 is the last
+            assert (tmp_path / f"global_step_{step}").exists() == saved
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("2")
+    resumed = World(tmp_path, monkeypatch).run.session
+    assert resumed.step == 2
+    assert resumed.allocator.plan(ids_of([2, 3, 4, 5, 6]), 20, 2).seen_P.tolist() == [True] * 4 + [False]
+
+
 def test_a_checkpoint_without_beliefs_counts_every_prompt_as_unseen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

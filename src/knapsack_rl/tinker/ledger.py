@@ -128,16 +128,12 @@ class Ledger:
 
     def _outcomes(self, step: int, groups: Sequence[Group]) -> Outcomes:
         """The outcomes of these groups by their place in the plan; of a group that came back twice, all of them."""
-        groups = sorted(groups, key=lambda group: group.place)
-        ids = {group.place: group.prompt_id for group in groups}
-        rows = dict.fromkeys(ids, 0)
-        for group in groups:
-            rows[group.place] += len(group.rewards)
-        return Outcomes(
-            step=step,
-            prompt_ids=tuple(ids.values()),
-            counts_P=np.array(list(rows.values()), dtype=np.int64),
-            rewards_PG=np.array([reward for group in groups for reward in group.rewards], dtype=np.float64),
-            tokens_PG=np.array([tokens for group in groups for tokens in group.tokens], dtype=np.int64),
-            success_threshold=self.success_threshold,
+        places: dict[int, list[Group]] = {}
+        for group in sorted(groups, key=lambda group: group.place):
+            places.setdefault(group.place, []).append(group)
+        return Outcomes.of_groups(
+            step,
+            [(same[0].prompt_id, [reward for group in same for reward in group.rewards]) for same in places.values()],
+            self.success_threshold,
+            tokens=[[n for group in same for n in group.tokens] for same in places.values()],
         )

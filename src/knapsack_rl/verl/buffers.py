@@ -52,9 +52,8 @@ class _Learning(_Base):  # type: ignore[misc]  # verl ships no types
         if partition_id == _TRAIN:
             metrics.update({f"knapsack/{name}": value for name, value in self.metrics.items()})
             trainer = self.run.trainer
-            last_of_step = trainer.local_trigger_step + 1 == trainer.parameter_sync_step
-            if last_of_step and global_steps >= trainer.total_training_steps:
-                self.run.end()
+            if trainer.local_trigger_step + 1 == trainer.parameter_sync_step:
+                self.run.step_learned(global_steps)
         return batch, metrics
 
     # A group that lost some of its rollouts is a smaller group and not a failed one: large groups lose some more often,

@@ -61,7 +61,7 @@ class SaveBeliefs(CheckpointCallback):  # type: ignore[misc]  # verl ships no ty
 
     def on_save(self, trainer: Any, global_step: int, checkpoint_dir: str, async_save: bool = False, **_: Any) -> None:
         """Write the beliefs beside verl's own files."""
-        SharedRun.get().session.save(Path(checkpoint_dir))
+        SharedRun.get().save(Path(checkpoint_dir))
 
 
 class KnapsackAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl ships no types

@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from knapsack_rl.ids import content_id
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
@@ -134,14 +132,8 @@ class Run:
         return [batch for batch in touched.values() if not batch.missing]
 
     def _outcomes(self, step: int, prompt_ids: Sequence[str], groups: Sequence[Group]) -> Outcomes:
-        return Outcomes(
-            step=step,
-            prompt_ids=tuple(prompt_ids),
-            counts_P=np.array([len(group.rewards) for group in groups], dtype=np.int64),
-            rewards_PG=np.array([reward for group in groups for reward in group.rewards], dtype=np.float64),
-            tokens_PG=np.array([tokens for group in groups for tokens in group.tokens], dtype=np.int64),
-            success_threshold=self.success_threshold,
-        )
+        rewards = list(zip(prompt_ids, (group.rewards for group in groups), strict=True))
+        return Outcomes.of_groups(step, rewards, self.success_threshold, tokens=[group.tokens for group in groups])
 
 
 def prompt_ids(by: str, indices: Sequence[Any], sources: Sequence[Any], prompts: Sequence[Any]) -> list[str]:

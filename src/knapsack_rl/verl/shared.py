@@ -70,11 +70,23 @@ class SharedRun(Run):
             }
             self.session.open_trace(self.folder / self.settings.trace_file, run)
 
-    def end(self) -> None:
-        """Say in the trace that the run has finished."""
-        if self.session.trace is not None:
+    def step_learned(self, step: int) -> None:
+        """Every outcome that training step ``step`` (from 1) will teach is learned.
+
+        If verl saves a checkpoint at its end, the beliefs are put there now: `SaveBeliefs` is called only after verl
+        has marked its checkpoint as complete, and a run killed between the two would go on without them.
+        """
+        last, every = step >= self.trainer.total_training_steps, self.config.trainer.save_freq
+        if every > 0 and (last or step % every == 0):
+            self.save(self.folder / f"global_step_{step}")
+        if last and self.session.trace is not None:
             self.session.trace.end("finished")
             self.session.trace = None  # stragglers of the asynchronous modes may still come
+
+    def save(self, checkpoint: Path) -> None:
+        """Write the beliefs beside verl's own files."""
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        self.session.save(checkpoint)
 
     def _checkpoint(self) -> Path | None:
         trainer = self.config.trainer
