@@ -1,4 +1,4 @@
-"""The command line: `knapsack-rl train | allocate | report | verl-args`.
+"""The command line: `knapsack-rl train | allocate | replay | report | verl-args`.
 
 Only the chosen command's module is imported, and that module imports what is heavy when it runs, so that `--help` is
 instant. An error that the user can mend is one line on standard error and exit code 2; a traceback means a defect.
@@ -21,6 +21,7 @@ COMMANDS = {
         "parquet",
         "divide a rollout budget over prompts with known pass rates",
     ),
+    "replay": ("knapsack_rl.replay.command", "arena", "try rules on recorded rollouts: a trace, or a table"),
     "report": ("knapsack_rl.report.command", "report", "turn traces of runs into one HTML page"),
     "verl-args": ("knapsack_rl.verl.command", "verl", "print the overrides that make a verl command a knapsack run"),
 }

@@ -5,26 +5,19 @@ Every complaint names the place (``rates.csv:3``) and the value, because the fil
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 
 from knapsack_rl.notation import FloatArray
+from knapsack_rl.rows import ID_COLUMNS, SUFFIXES, Row, csv_rows, json_rows
 
 FORMATS = ("csv", "jsonl", "parquet")
-SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
-ID_COLUMNS = ("prompt_id", "id")
 RATE_COLUMNS = ("pass_rate", "p")
-
-# Where a row stands, for messages, and its cells by column.
-Row: TypeAlias = tuple[str, Mapping[str, object]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,30 +84,7 @@ def _rows(data: bytes, name: str, file_format: str) -> Iterator[Row]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{name} is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    yield from (_json_rows if file_format == "jsonl" else _csv_rows)(text, name)
-
-
-def _csv_rows(text: str, name: str) -> Iterator[Row]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
-    for cells in reader:
-        where = f"{name}:{reader.line_num}"
-        if None in cells or None in cells.values():
-            raise ValueError(f"{where}: the header has {len(reader.fieldnames or ())} columns, this row another number")
-        yield where, cells
-
-
-def _json_rows(text: str, name: str) -> Iterator[Row]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{name}:{number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{where}: not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{where}: expected an object with named values, found {line.strip()[:40]!r}")
-        yield where, row
+    yield from (json_rows if file_format == "jsonl" else csv_rows)(io.StringIO(text, newline=""), name)
 
 
 def _parquet_rows(data: bytes, name: str) -> Iterator[Row]:

@@ -1,0 +1,188 @@
+"""`knapsack-rl replay` as it is typed: tables to read, files to compute with, one line when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from synthetic_run import record_run
+
+pytest.importorskip("rich")
+pytest.importorskip("polars")
+
+import polars as pl
+
+from knapsack_rl.cli import main
+from knapsack_rl.trace import TraceWriter, read_trace
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record_run(tmp_path_factory.mktemp("run") / "trace.jsonl", "uniform", steps=16)
+
+
+@pytest.fixture(scope="module")
+def unknown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trace of a policy whose true success rates nobody measured."""
+    return record_run(tmp_path_factory.mktemp("run") / "trace.jsonl", "uniform", steps=4, exact=False)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("table") / "rollouts.parquet"
+    rng = np.random.default_rng(0)
+    rewards = (rng.random((40, 32)) < rng.beta(0.5, 0.5, (40, 1))).astype(float)
+    frame = {"prompt": [f"q{i}" for i in range(40)], "rewards": rewards.tolist()}
+    pl.DataFrame(frame).write_parquet(path)
+    return path
+
+
+def test_a_trace_from_end_to_end(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, rows = tmp_path / "o.json", tmp_path / "o.parquet"
+    words = [str(trace), "--rules", "uniform,knapsack-rl,posterior,oracle", "--json", str(out), "--parquet", str(rows)]
+    assert main(["replay", *words]) == 0
+    shown = capsys.readouterr().out
+    assert "16 steps, 32 prompts x 8" in shown
+    written = json.loads(out.read_text())
+    assert [rule["rule"] for rule in written["rules"]] == [
+        "(recorded)",
+        "uniform",
+        "knapsack-rl",
+        "posterior",
+        "oracle",
+    ]
+    assert all(rule["steps"] == 16 and rule["out"] is None for rule in written["rules"])
+    recorded, uniform, *_ = written["rules"]
+    # The run was uniform: to replay it is to repeat it.
+    assert uniform["means"]["same_plan"] == 1
+    assert uniform["means"]["frac_short"] == 0
+    dead = [step.outcomes.counts_P[~step.outcomes.mixed_P].sum() for step in read_trace(trace).steps]
+    assert uniform["means"]["dead_rollouts"] == recorded["means"]["dead_rollouts"] == pytest.approx(np.mean(dead))
+    assert f"{np.mean(dead):,.0f}" in shown
+    assert recorded["counts_by_status"]["medium"] == 8
+
+    frame = pl.read_parquet(rows)
+    assert frame.height == 16 * 5
+    assert frame.schema["rule"] == pl.String
+    assert frame.filter(pl.col("rule") == "oracle")["step"].to_list() == list(range(16))
+    steps = written["steps"]
+    assert len(steps) == frame.height
+    assert steps[7].keys() == set(frame.columns)
+    for row, step in zip(frame.to_dicts(), steps, strict=True):
+        assert row == step
+    mean = frame.group_by("rule").agg(pl.col("value_expected").mean())
+    assert dict(mean.iter_rows())["oracle"] == pytest.approx(written["rules"][4]["means"]["value_expected"])
+    assert not list(tmp_path.glob(".*"))  # no half-written file is left
+
+
+def test_the_same_seed_gives_the_same_bytes(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown, files = [], []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        out = tmp_path / f"{name}.json"
+        assert main(["replay", str(table), "--seed", str(seed), "--json", str(out)]) == 0
+        shown.append(capsys.readouterr().out)
+        files.append(out.read_bytes())
+    assert shown[0] == shown[1] != shown[2]
+    assert files[0] == files[1] != files[2]
+
+
+def test_a_pipe_gets_plain_columns(table: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "knapsack_rl", "replay", table, "--groups", "8"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    assert done.stdout.isascii()
+    assert "\x1b" not in done.stdout
+    assert "1,280 rollouts of 40 prompts; up to 10 steps of 8 prompts x 8" in done.stdout
+    # Every line of a table is complete: its cells were not cut off or wrapped.
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("posterior")]
+    assert len(lines) == 3
+    assert all(line[1] == "10" for line in lines)
+
+
+def test_names_from_a_file_are_shown_and_never_obeyed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "trace.jsonl"
+    record_run(path, "uniform", steps=2, exact=False)
+    lines = path.read_text().splitlines(keepends=True)
+    start = json.loads(lines[0]) | {"method": "[bold red]\x1b[31m", "engine": "[/]"}
+    path.write_text("".join([json.dumps(start) + "\n", *lines[1:]]))
+    assert main(["replay", str(path), "--rules", "uniform"]) == 0
+    shown = capsys.readouterr().out
+    assert "([/], [bold red]?[31m)" in shown
+    assert "\x1b" not in shown
+
+
+def test_a_folder_stands_for_its_trace(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", str(trace.parent), "--rules", "uniform", "--steps", "3"]) == 0
+    assert "3 steps" in capsys.readouterr().out
+
+
+def test_rewards_that_never_succeed_are_pointed_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "t.jsonl"
+    rows = [{"prompt": f"q{i}", "rewards": [0.2, 0.5, 0.2, 0.5]} for i in range(8)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["replay", str(path), "--groups", "4", "--average", "2", "--rules", "uniform"]
+    assert main(words) == 0
+    assert "No reward reaches the threshold of 1" in capsys.readouterr().out
+    assert main([*words, "--threshold", "0.5"]) == 0
+    assert "threshold" not in capsys.readouterr().out
+
+
+def test_a_rule_that_stops_says_when_and_why(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", str(table), "--groups", "20", "--average", "16", "--steps", "9", "--rules", "uniform"]) == 0
+    assert "uniform stopped at step 4: it takes 20 prompts, and 0 more have rollouts left." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{unknown}", "--rules", "oracle"], "the oracle needs the true success rates"),
+        (["{table}", "--rules", "uniform,oracle"], "the oracle needs the true success rates"),
+        (["{table}", "--rules", "magic"], "magic"),
+        (["{table}", "--rules", "uniform,uniform"], "--rules names uniform twice"),
+        (["{table}", "--rules", ","], "--rules names no rule"),
+        (["{table}", "--groups", "50"], "--groups is 50, and the table has 40 prompts: use 40 or fewer"),
+        (["{table}", "--average", "1", "--rules", "uniform"], "uniform stopped at step 0: 10 rollouts for 10 prompts"),
+        (["{table}", "--json", "{folder}/no/o.json"], "no does not exist"),
+        (["{table}", "--min", "1", "--rules", "posterior"], "min_count is 1: a group of one has no gradient"),
+        (["{table}", "--seed", "-1"], "'-1' is not a whole number of at least 0"),
+        (["{table}", "--steps", "0"], "'0' is not a whole number of at least 1"),
+        (["{trace}", "--groups", "8"], "--groups is for tables: a trace has its own"),
+        (["{trace}", "--threshold", "1"], "--threshold is for tables"),
+        (["{folder}"], "there is no trace.jsonl in"),
+        (["{folder}/nothing.csv"], "No such file"),
+        (["{empty}"], "holds no steps to replay"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(
+    words: list[str], message: str, trace: Path, unknown: Path, table: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    empty = tmp_path / "empty.jsonl"
+    TraceWriter(empty, {}).close()
+    (tmp_path / "folder").mkdir()
+    places = {"trace": trace, "unknown": unknown, "table": table, "folder": tmp_path / "folder", "empty": empty}
+    try:
+        code = main(["replay", *(word.format(**places) for word in words)])
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("knapsack-rl: error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_the_help_loads_nothing_heavy() -> None:
+    code = "import sys\nfrom knapsack_rl.cli import main\ntry: main(['replay', '--help'])\nexcept SystemExit: pass\n"
+    code += "print(*sorted({'polars', 'rich', 'numpy'} & set(sys.modules)), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stderr.split()) <= {"numpy"}
