@@ -8,6 +8,14 @@ from dataclasses import dataclass
 from knapsack_rl.allocator import KnapsackAllocator, make_allocator, oracle_rule
 from knapsack_rl.beliefs import FADING_PASSES, GivenBeliefs
 from knapsack_rl.notation import FloatArray
+from knapsack_rl.rivals.ar3po import Ar3po
+from knapsack_rl.rivals.dapo import DynamicSampling
+from knapsack_rl.rivals.greso import Greso
+from knapsack_rl.rivals.hora import Hora
+from knapsack_rl.rivals.mopps import Mopps
+from knapsack_rl.rivals.pilot_commit import PilotCommit
+from knapsack_rl.rivals.reinforce_ada import ReinforceAda
+from knapsack_rl.rivals.speed import Speed
 from knapsack_rl.strategy import OneRound, Strategy
 
 
@@ -61,11 +69,24 @@ def _oracle(setting: Setting) -> Strategy:
     return OneRound(KnapsackAllocator(GivenBeliefs(setting.truth), oracle_rule, setting.min_count, setting.max_count))
 
 
+def _mopps(setting: Setting) -> Strategy:
+    return Mopps(setting.seed, pool=max(1, min(Mopps.pool, setting.prompts // setting.groups)))
+
+
 ENTRANTS: Mapping[str, Callable[[Setting], Strategy]] = {
     "uniform": _uniform,
     "knapsack-rl": _paper,
     "posterior": _ours,
     "oracle": _oracle,
+    "dapo": lambda setting: DynamicSampling(),
+    "greso": lambda setting: Greso(setting.seed),
+    "mopps": _mopps,
+    "speed-rl": lambda setting: Speed(),
+    "pilot-commit": lambda setting: PilotCommit(setting.seed),
+    "reinforce-ada-balanced": lambda setting: ReinforceAda("balanced"),
+    "reinforce-ada-positive": lambda setting: ReinforceAda("positive"),
+    "ar3po": lambda setting: Ar3po(),
+    "hora": lambda setting: Hora(max_count=setting.max_count),
 }
 
 
