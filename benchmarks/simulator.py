@@ -40,6 +40,13 @@ LEARNERS = {
     "learns more by rote": replace(USUAL, own_rate=3.0, shared_rate=0.001),
     "learns nothing by rote": replace(USUAL, own_rate=0.0),
 }
+# What the settings were chosen among, one at a time.
+AROUND: Mapping[str, tuple[float, ...]] = {
+    "own_rate": (0.0, 0.2, 1.0, 2.0, 4.0),
+    "shared_rate": (0.001, 0.003),
+    "forgetting": (100.0, float("inf")),
+    "noise": (0.0, 0.06),
+}
 RULES = ("uniform", "knapsack-rl", "posterior", "oracle")
 
 
@@ -109,6 +116,15 @@ def learners(seeds: int) -> Iterable[Sequence[object]]:
         means = np.mean(ends, axis=1)
         more = means[1:] - means[0]
         yield name, f"{means[0, 0]:.3f} / {means[0, 1]:.3f}", *(f"{own:+.3f} / {held:+.3f}" for own, held in more)
+
+
+def fits() -> Iterable[Sequence[object]]:
+    """How far uniform runs are from GRPO's printed matrix when one setting is changed; one seed."""
+    for field, values in AROUND.items():
+        for value in (*values, getattr(USUAL, field)):
+            run = simulate("uniform", each=TRIES, settings=replace(USUAL, **{field: value}))
+            ends = f"{run.after_P.mean():.3f}", f"{run.held_out:.3f}"
+            yield field, f"{value:g}", f"{distance(run.fresh(), GRPO):.1f}", *ends
 
 
 def _runs(rule: str, each: int, seeds: int, settings: LearnerSettings | None = None) -> list[Run]:
@@ -209,6 +225,7 @@ def main() -> None:
     )
     heads = "rollouts mixed, prompts mixed, p before, p after, held out, largest group"
     show("Whole runs of 1,000 steps", f"preset, rule, {heads}", whole_runs(seeds))
+    show("Settings around ours", "setting, value, GRPO off by, p after, held out", fits())
     show("Other learners (balanced)", f"learner, {', '.join(RULES)}", learners(seeds))
     print(f"\n{cost():.2f} ms of processor time a step of {GROUPS} x {EACH} of {PROMPTS:,} prompts ({machine()})")
     if options.picture:
