@@ -1,0 +1,93 @@
+"""Populations: by name, fitted to records, and checked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from knapsack_rl.metrics import status
+from knapsack_rl.outcomes import Outcomes
+from knapsack_rl.simulator import PRESETS, Simulation, fit_population
+from knapsack_rl.simulator.population import Lengths, sigmoid
+from knapsack_rl.simulator.recorded import fit_beta
+from knapsack_rl.strategy import Batch, Draw
+from knapsack_rl.trace import read_trace
+from synthetic_run import record_run
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_functions_of_size_and_seed(name: str) -> None:
+    one, same, other = PRESETS[name](500, 3), PRESETS[name](500, 3), PRESETS[name](500, 4)
+    assert one.logits_P.tolist() == same.logits_P.tolist() != other.logits_P.tolist()
+    assert one.prompt_ids == other.prompt_ids
+    assert np.linalg.norm(one.loadings_PK, axis=1).mean() == pytest.approx(1, abs=0.03)
+    assert sigmoid(one.held_out_logits_H).mean() == pytest.approx(sigmoid(one.logits_P).mean(), abs=0.06)
+    with pytest.raises(ValueError, match="0 prompts"):
+        PRESETS[name](0, 0)
+
+
+def test_presets_run_from_hard_to_easy() -> None:
+    means = {name: sigmoid(make(20_000, 0).logits_P).mean() for name, make in PRESETS.items()}
+    assert sorted(means, key=means.__getitem__) == ["hard", "balanced", "late", "easy"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"prompt_ids": ("a", "a")}, "occurs twice"),
+        ({"prompt_ids": ()}, "at least one prompt"),
+        ({"log_tokens_P": np.zeros(3)}, r"log_tokens_P has shape \(3,\)"),
+        ({"logits_P": np.array([0.0, np.inf])}, "logits_P holds a number that is not finite"),
+    ],
+)
+def test_a_population_is_checked(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(PRESETS["balanced"](2, 0), **fields)  # type: ignore[arg-type]
+
+
+def test_bad_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="cut at 0"):
+        Lengths(longest=0)
+
+
+def test_a_fitted_population_resembles_what_was_recorded() -> None:
+    truth = PRESETS["easy"](3000, 7)
+    simulation = Simulation(replace(truth, lengths=Lengths(spread=0.3, longest=2000)), seed=0)
+    recorded = [simulation.generate(Draw(simulation.prompt_ids, np.full(3000, count))) for count in (2, 6)]
+    fitted = fit_population(recorded, seed=1)
+    assert fitted.prompt_ids == truth.prompt_ids
+    there, here = sigmoid(truth.logits_P), sigmoid(fitted.logits_P)
+    assert here.mean() == pytest.approx(there.mean(), abs=0.01)
+    shares = [np.bincount(status(np.round(rates, 2)), minlength=5) / 3000 for rates in (there, here)]
+    assert shares[0] == pytest.approx(shares[1], abs=0.04)
+    assert np.corrcoef(there, here)[0, 1] > 0.7
+    assert np.corrcoef(truth.log_tokens_P, fitted.log_tokens_P)[0, 1] > 0.95
+    assert fitted.lengths.spread == pytest.approx(0.3, abs=0.02)
+    assert fitted.lengths.longest <= 2000
+
+
+def test_the_beta_distribution_behind_observed_rates_is_found() -> None:
+    rng = np.random.default_rng(0)
+    attempts = rng.integers(2, 20, 40_000)
+    successes = rng.binomial(attempts, rng.beta(2.0, 3.0, attempts.size))
+    assert fit_beta(attempts, successes) == pytest.approx((2.0, 3.0), rel=0.05)
+    assert all(np.isfinite(fit_beta(np.array([8, 8]), np.array([8, 8]))))  # even if all are alike
+
+
+def test_a_trace_is_a_record(tmp_path: Path) -> None:
+    trace = read_trace(record_run(tmp_path / "trace.jsonl", "uniform", steps=8))
+    fitted = fit_population(step.outcomes for step in trace.steps)
+    assert set(fitted.prompt_ids) == {prompt_id for step in trace.steps for prompt_id in step.outcomes.prompt_ids}
+    simulation = Simulation(fitted, seed=0)
+    outcomes = simulation.generate(Draw(simulation.take(16), np.full(16, 8)))
+    simulation.train(Batch(outcomes))
+    recorded = np.mean([step.outcomes.success_PG.mean() for step in trace.steps])
+    assert simulation.success_rates().mean() == pytest.approx(recorded, abs=0.06)
+
+
+def test_nothing_to_fit_is_said() -> None:
+    with pytest.raises(ValueError, match="no rollout with an answer"):
+        fit_population([Outcomes.of_groups(0, [("a", [float("nan")])])])
