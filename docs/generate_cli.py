@@ -7,14 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from knapsack_rl.cli import COMMANDS
+
 PAGE = Path(__file__).with_name("cli.md")
-COMMANDS = ("", "train", "allocate", "report", "verl-args")
 
 INTRODUCTION = """\
 # The command line
 
-`knapsack-rl` (or `python -m knapsack_rl`) has four commands. This page is their `--help`, word for word;
-`docs/generate_cli.py` writes it.
+`knapsack-rl` (or `python -m knapsack_rl`) and its commands: their `--help`, word for word.
+`docs/generate_cli.py` writes this page.
 """
 
 
@@ -29,7 +30,7 @@ def help_of(command: str) -> str:
 def page() -> str:
     """The whole page."""
     sections = [INTRODUCTION]
-    for command in COMMANDS:
+    for command in ("", *COMMANDS):
         name = f"knapsack-rl {command}".strip()
         sections.append(f"## `{name}`\n\n```text\n$ {name} --help\n{help_of(command)}\n```\n")
     return "\n".join(sections)

@@ -23,6 +23,8 @@ from knapsack_rl.rows import ID_COLUMNS, SUFFIXES, Row, csv_rows, json_rows
 BATCH = 10_000
 # Python's own limit of 128 kB is shorter than a long completion.
 LONGEST_CELL = 1 << 30
+# Token counts and steps are kept in 32 bits.
+LARGEST = 2**31 - 1
 PROMPT_COLUMNS = (*ID_COLUMNS, "prompt")
 REWARD_COLUMNS = ("rewards", "reward")
 
@@ -174,6 +176,6 @@ def _number(where: str, column: str, cell: object) -> float:
 
 
 def _whole(where: str, column: str, number: float) -> int:
-    if not (number >= 0 and number == int(number)):
-        raise ValueError(f"{where}: {column} is {number:g}: it must be a whole number of at least 0")
+    if not (0 <= number <= LARGEST and number == int(number)):
+        raise ValueError(f"{where}: {column} is {number:g}: it must be a whole number from 0 to {LARGEST}")
     return int(number)

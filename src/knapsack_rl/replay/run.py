@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -18,8 +18,8 @@ from knapsack_rl.replay.show import Line, show
 from knapsack_rl.replay.stage import Stage, set_stage
 from knapsack_rl.replay.tally import Tally
 
-# Columns of standard output where it is not a terminal.
-_WIDTH = 160
+# Columns that the tables need: a narrower terminal wraps them, which is better than numbers without their last digits.
+_WIDTH = 150
 
 
 def replay(options: argparse.Namespace) -> int:
@@ -30,8 +30,11 @@ def replay(options: argparse.Namespace) -> int:
         OSError: a file that cannot be read or written.
     """
     for out in (options.json, options.parquet):
+        # Said before a long replay, not after it.
         if out is not None and not out.parent.is_dir():
             raise ValueError(f"{out}: the folder {out.parent} does not exist")
+        if out is not None and out.is_dir():
+            raise ValueError(f"{out} is a folder: name a file")
     errors = Console(stderr=True)
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress, StepRows() as rows:
         stage = set_stage(options, lambda path: progress.open(path, "rb", description="reading"))
@@ -42,8 +45,12 @@ def replay(options: argparse.Namespace) -> int:
             rows.write_json(options.json, _summary(stage, options, lines))
         if options.parquet is not None:
             rows.write_parquet(options.parquet)
-    console = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
-    show(console, stage.title, lines, [*stage.notes, *_notes(tallies)])
+    show(
+        Console(width=max(shutil.get_terminal_size().columns, _WIDTH)),
+        stage.title,
+        lines,
+        [*stage.notes, *_notes(tallies)],
+    )
     return 0
 
 
@@ -89,9 +96,17 @@ def _lines(players: Sequence[Player], tallies: dict[str, Tally]) -> list[Line]:
 
 def _notes(tallies: dict[str, Tally]) -> list[str]:
     means = [tally.means() for tally in tallies.values()]
-    notes = ["value and mixed are exact means over all ways to draw; seen is what one seeded draw brought."]
+    notes = ["value and mixed: means over all ways to draw. seen: what one seeded draw brought (docs/replay.md)."]
     if any(mean["frac_short"] > 0 for mean in means):
-        notes.append("short: share of the rollouts asked for that were never recorded. They are missing, not made up.")
+        notes.append(
+            "short: share of the rollouts asked for that were not recorded; they are missing, not made up."
+            " Where there are many, the record favours the rule that made it."
+        )
+    spent = [mean["rollouts"] for mean in means]
+    if max(spent) > 1.01 * min(spent):
+        notes.append(
+            "The rules asked for different numbers of rollouts: what they bought is not to be compared as it is."
+        )
     if any(mean["rounds"] > 1 for mean in means):
         notes.append("A rule that looks before it asks for more has no plan to take a mean of: '-'.")
     return notes

@@ -56,6 +56,8 @@ def _bought(means: Sequence[Mapping[str, float]]) -> dict[str, Callable[[Mapping
         "in mixed": _percent("frac_rollouts_mixed"),
         "dead": _reader("dead_rollouts", 0),
     }
+    if any(mean and mean["trained"] < mean["rollouts"] - mean["short"] for mean in means):
+        columns["trained"] = _reader("trained", 0)
     return columns | _where_known(means, "tokens", "tokens", _reader("tokens", 0))
 
 
