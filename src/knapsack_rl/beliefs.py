@@ -7,12 +7,13 @@ of the policy, an external embedding) fits the same protocol.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from knapsack_rl.notation import BoolArray, FloatArray, IntArray
 from knapsack_rl.outcomes import Outcomes
@@ -80,7 +81,7 @@ class PosteriorBeliefs:
     Memory: 24 bytes a prompt and 5 to 13 for the index, plus an eighth to grow.
     """
 
-    COLUMNS = {  # noqa: RUF012  a constant
+    COLUMNS: Mapping[str, DTypeLike] = {
         "successes": np.float32,
         "failures": np.float32,
         "tokens": np.float32,

@@ -16,6 +16,7 @@ from knapsack_rl.notation import IntArray
 
 FORMAT = "knapsack-rl beliefs"
 VERSION = 1
+_BESIDE = "beside."
 
 
 class BeliefFileError(ValueError):
@@ -23,10 +24,15 @@ class BeliefFileError(ValueError):
 
 
 class PromptTable:
-    """Columns of numbers by prompt id. Prompts are added when first met and never forgotten."""
+    """Columns of numbers by prompt id. Prompts are added when first met and never forgotten.
+
+    Attributes:
+        beside: arrays of numbers that belong to all prompts together; saved and loaded with the table.
+    """
 
     def __init__(self, columns: Mapping[str, DTypeLike]) -> None:
         """An empty table with these columns, zero for a prompt not met before."""
+        self.beside: dict[str, NDArray[Any]] = {}
         self._index = KeyIndex()
         self._columns = {name: np.zeros(64, dtype=dtype) for name, dtype in columns.items()}
 
@@ -58,6 +64,7 @@ class PromptTable:
         """
         text = json.dumps({"format": FORMAT, "version": VERSION, **header})
         arrays = {name: self[name] for name in self._columns}
+        arrays |= {_BESIDE + name: array for name, array in self.beside.items()}
         with replacing(path) as file:
             np.savez(file, allow_pickle=False, header=np.array(text), keys=self._index.keys, **arrays)
 
@@ -78,6 +85,7 @@ class PromptTable:
             with np.load(path, allow_pickle=False) as file:
                 found = json.loads(str(file["header"]))
                 arrays = {name: file[name] for name in ("keys", *self._columns) if name in file}
+                beside = {name.removeprefix(_BESIDE): file[name] for name in file if name.startswith(_BESIDE)}
         except Exception as error:  # a damaged file fails in any of a dozen ways, by numpy's hand or zipfile's
             raise BeliefFileError(
                 f"{path} is not a readable belief file ({error}): restore it, or delete it to start without"
@@ -88,6 +96,7 @@ class PromptTable:
         columns = {name: arrays[name].astype(dtype, copy=False) for name, dtype in dtypes.items()}
         self._index = KeyIndex(columns.pop("keys"))
         self._columns = columns
+        self.beside = beside
         return dict(found)
 
 
