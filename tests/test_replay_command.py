@@ -136,6 +136,30 @@ def test_rewards_that_never_succeed_are_pointed_out(tmp_path: Path, capsys: pyte
     assert "threshold" not in capsys.readouterr().out
 
 
+MINE = """
+import numpy as np
+from knapsack_rl import Offer
+
+def all_to_the_first(forecast, budget, low, high):
+    counts_P = np.full(forecast.seen_P.size, low)
+    counts_P[0] += budget - counts_P.sum()
+    return Offer(np.zeros((counts_P.size, int(counts_P.max()))), counts_P, counts_P)
+"""
+
+
+def test_a_rule_of_ones_own_plays_beside_the_others(trace: Path, tmp_path: Path) -> None:
+    rule, out = tmp_path / "mine.py", tmp_path / "o.json"
+    rule.write_text(MINE)
+    words = ["replay", str(trace), "--rules", f"uniform,{rule}:all_to_the_first", "--json", str(out)]
+    assert main(words) == 0
+    _, uniform, mine = json.loads(out.read_text())["rules"]
+    # Of 256 rollouts 2 each go to 31 prompts; 8 of the other 194 were recorded.
+    assert mine["means"]["largest"] == 256 - 31 * 2
+    assert mine["means"]["short"] == 194 - 8
+    assert mine["means"]["overlap"] == pytest.approx((31 * 2 + 8) / 256)
+    assert mine["means"]["value_expected"] < uniform["means"]["value_expected"]
+
+
 def test_a_rule_that_stops_says_when_and_why(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", str(table), "--groups", "20", "--average", "16", "--steps", "9", "--rules", "uniform"]) == 0
     assert "uniform stopped at step 4: it takes 20 prompts, and 0 more have rollouts left." in capsys.readouterr().out
@@ -148,6 +172,7 @@ def test_a_rule_that_stops_says_when_and_why(table: Path, capsys: pytest.Capture
         (["{table}", "--rules", "uniform,oracle"], "the oracle needs the true success rates"),
         (["{table}", "--rules", "magic"], "magic"),
         (["{table}", "--rules", "uniform,uniform"], "--rules names uniform twice"),
+        (["{table}", "--rules", "nowhere.py:rule"], "nowhere.py"),
         (["{table}", "--rules", ","], "--rules names no rule"),
         (["{table}", "--groups", "50"], "--groups is 50, and the table has 40 prompts: use 40 or fewer"),
         (["{table}", "--average", "1", "--rules", "uniform"], "uniform stopped at step 0: 10 rollouts for 10 prompts"),

@@ -11,7 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from knapsack_rl.entrants import Setting, make_strategy
+from knapsack_rl.entrants import Setting
+from knapsack_rl.loading import resolve
 from knapsack_rl.replay.game import RECORDED, Player
 from knapsack_rl.replay.output import StepRows
 from knapsack_rl.replay.show import Line, show
@@ -66,7 +67,7 @@ def make_players(rules: str, setting: Setting) -> list[Player]:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"--rules names {name} twice")
-    return [Player(name, make_strategy(name, setting)) for name in names]
+    return [Player(name, resolve(name, setting)) for name in names]
 
 
 def play(stage: Stage, players: Sequence[Player], rows: StepRows, progress: Progress) -> dict[str, Tally]:
