@@ -59,7 +59,7 @@ def test_a_step_is_a_pilot_and_the_rest_to_the_likeliest_hits() -> None:
     assert first == {"none": 4, "some": 4, "all": 4}
     expected = most_hits(np.array([4, 2, 0]), np.array([4, 4, 4]), 12, 124)
     assert second == dict(zip(("none", "some", "all"), expected.tolist(), strict=True))
-    # dearest first: all 5/6; some 1/2, 3/14; none 1/6; some 1/9; 5/42 all and none ... none falls slowest
+    # dearest first: all 5/6; some 1/2, 3/14; none 1/6; all and none 5/42; some 3/28 ... and none falls slowest
     assert second["none"] > second["some"] > second["all"]
     assert played.rollouts == 24
     assert {prompt_id: len(rows) for prompt_id, rows in trained(played).items()} == {
