@@ -7,7 +7,7 @@ of the policy, an external embedding) fits the same protocol.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -232,30 +232,6 @@ class PaperBeliefs:
         mask = np.uint64(2**self.window - 1)
         shifted: np.ndarray = (np.where(kept, window << shift, 0).astype(np.uint64) | pushed) & mask
         return shifted
-
-
-class GivenBeliefs:
-    """Rates that somebody else knows: the oracle of a simulator, or a pilot outside. Outcomes change nothing."""
-
-    def __init__(self, rates: Callable[[Sequence[str]], FloatArray]) -> None:
-        """Beliefs that ask ``rates`` for the success rates of prompts, ``[P]``, whenever a forecast is due."""
-        self.rates = rates
-
-    def forecast(self, prompt_ids: Sequence[str], step: int) -> Forecast:
-        """The given rates, as good as certain."""
-        rates_P = self.rates(prompt_ids)
-        size = len(prompt_ids)
-        return Forecast(rates_P, np.full(size, 1e9), np.ones(size, dtype=bool), np.full(size, np.nan))
-
-    def observe(self, outcomes: Outcomes) -> None:
-        """Nothing to learn."""
-
-    def save(self, path: Path) -> None:
-        """Write an empty file: there is nothing to keep, and whoever saves looks for one."""
-        path.touch()
-
-    def load(self, path: Path) -> None:
-        """Nothing to take up."""
 
 
 def _observe_tokens(table: PromptTable, rows: IntArray, groups: IntArray, tokens: FloatArray) -> None:

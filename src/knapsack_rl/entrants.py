@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from knapsack_rl.allocator import KnapsackAllocator, make_allocator, oracle_rule
-from knapsack_rl.beliefs import FADING_PASSES, GivenBeliefs
+from knapsack_rl.allocator import KnapsackAllocator, expected_value, make_allocator, oracle_rule
+from knapsack_rl.beliefs import FADING_PASSES
+from knapsack_rl.calibrated import CalibratedBeliefs
 from knapsack_rl.notation import FloatArray
+from knapsack_rl.oracle import GivenBeliefs
 from knapsack_rl.rivals.ar3po import Ar3po
 from knapsack_rl.rivals.dapo import DynamicSampling
 from knapsack_rl.rivals.greso import Greso
@@ -63,6 +65,11 @@ def _ours(setting: Setting) -> Strategy:
     return OneRound(make_allocator("posterior", setting.min_count, setting.max_count, setting.half_life))
 
 
+def _calibrated(setting: Setting) -> Strategy:
+    beliefs = CalibratedBeliefs(setting.half_life)
+    return OneRound(KnapsackAllocator(beliefs, expected_value, setting.min_count, setting.max_count))
+
+
 def _oracle(setting: Setting) -> Strategy:
     if setting.truth is None:
         raise ValueError("the oracle needs the true success rates, which nobody knows here: leave it out")
@@ -77,6 +84,7 @@ ENTRANTS: Mapping[str, Callable[[Setting], Strategy]] = {
     "uniform": _uniform,
     "knapsack-rl": _paper,
     "posterior": _ours,
+    "calibrated": _calibrated,
     "oracle": _oracle,
     "dapo": lambda setting: DynamicSampling(),
     "greso": lambda setting: Greso(setting.seed),
