@@ -23,6 +23,11 @@ COMMANDS = {
     ),
     "replay": ("knapsack_rl.replay.command", "arena", "try rules on recorded rollouts: a trace, or a table"),
     "report": ("knapsack_rl.report.command", "report", "turn traces of runs into one HTML page"),
+    "compare": (
+        "knapsack_rl.compare.command",
+        "arena",
+        "run rules side by side on simulated policies, at the same budget",
+    ),
     "verl-args": ("knapsack_rl.verl.command", "verl", "print the overrides that make a verl command a knapsack run"),
 }
 

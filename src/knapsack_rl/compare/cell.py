@@ -1,0 +1,104 @@
+"""One cell: a rule trains one simulated policy until the budget is spent."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import polars as pl
+
+from knapsack_rl.compare.cells import Cell
+from knapsack_rl.compare.meter import SCHEMA, WINDOWS, Meter
+from knapsack_rl.loading import resolve
+from knapsack_rl.outcomes import Outcomes
+from knapsack_rl.simulator import PRESETS, Simulation
+from knapsack_rl.strategy import Draw, Played, Request, Strategy, play
+
+POINTS = 100
+# A rule may ask for less than a step's budget, but a run must end.
+_MOST_STEPS = 50
+
+
+def run_cell(
+    cell: Cell, tokens: int | None = None, progress: Callable[[float], None] = lambda share: None
+) -> pl.DataFrame:
+    """Run a cell.
+
+    Args:
+        cell: which.
+        tokens: the budget in tokens; without, it is the arena's in rollouts.
+        progress: told the share of the budget that is spent, now and then.
+
+    Returns:
+        Its rows, in the columns of `meter`.
+
+    Raises:
+        ValueError: no such rule or preset, or a rule that would never spend the budget.
+    """
+    simulation = Simulation(PRESETS[cell.preset](cell.arena.prompts, cell.seed), seed=cell.seed)
+    strategy = resolve(cell.rule, dataclasses.replace(cell.setting(), truth=simulation.success_rates))
+    meter, rows = Meter(simulation), _Rows(cell)
+    spent, point = 0.0, 0
+    rows.add(0, 0.0, meter, _scalars(meter))
+    while spent < 1:
+        if meter.steps >= _MOST_STEPS * cell.arena.steps:
+            raise ValueError(f"after {meter.steps:,} steps only {100 * spent:.0f} % of the budget is spent")
+        _step(cell, strategy, simulation, meter)
+        spent = meter.tokens / tokens if tokens else meter.rollouts / cell.arena.rollouts
+        before, point = point, min(int(POINTS * spent), POINTS)
+        if point > before:
+            rows.add(point, spent, meter, _scalars(meter))
+            progress(min(spent, 1.0))
+        for window in WINDOWS:
+            if before < window <= point:
+                rows.add(window, spent, meter, meter.allocation())
+    rows.add(None, spent, meter, meter.whole_run())
+    return rows.frame()
+
+
+def _step(cell: Cell, strategy: Strategy, simulation: Simulation, meter: Meter) -> None:
+    """Play a step and train on it; what is not generation is time spent in the rule."""
+    generating = 0.0
+
+    def generate(draw: Draw) -> Outcomes:
+        nonlocal generating
+        began = time.perf_counter()
+        outcomes = simulation.generate(draw)
+        generating += time.perf_counter() - began
+        return outcomes
+
+    arena = cell.arena
+    request = Request(simulation.step, arena.groups, arena.groups * arena.num_generations, simulation.take)
+    began = time.perf_counter()
+    played: Played = play(strategy, request, generate)
+    meter.take_in(played, time.perf_counter() - began - generating)
+    simulation.train(played.batch)
+
+
+def _scalars(meter: Meter) -> Iterable[tuple[str, None, None, float]]:
+    return ((name, None, None, value) for name, value in meter.curves().items())
+
+
+class _Rows:
+    """Rows of a cell, collected."""
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = (cell.rule, cell.preset, cell.seed)
+        self.rows: list[tuple[Any, ...]] = []
+
+    def add(
+        self,
+        point: int | None,
+        spent: float,
+        meter: Meter,
+        found: Iterable[tuple[str, float | None, float | None, float]],
+    ) -> None:
+        """Rows of what was found at this point."""
+        at = (point, spent, meter.steps, meter.rollouts, meter.tokens, meter.rounds)
+        self.rows += [(*self.cell, *at, *each) for each in found]
+
+    def frame(self) -> pl.DataFrame:
+        """All of them."""
+        return pl.DataFrame(self.rows, schema=SCHEMA, orient="row")

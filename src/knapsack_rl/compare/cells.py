@@ -1,0 +1,117 @@
+"""What there is to run: the settings that all cells share, and a cell's file, named by what decides its numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from knapsack_rl.entrants import Setting
+
+BASELINE, ORACLE = "uniform", "oracle"
+PACKAGE = Path(__file__).parents[1]
+# Of the package, what cannot change a cell's numbers: the edges, and what only shows results.
+_SHOWS_ONLY = {"allocate", "report", "replay", "tasks", "tinker", "train", "trl", "verl"}
+_MEASURES = {"cell.py", "meter.py"}
+
+
+@dataclass(frozen=True)
+class Arena:
+    """What every cell of a comparison shares.
+
+    Attributes:
+        prompts: size of the data set.
+        groups: prompts of a step under equal division.
+        num_generations: rollouts per prompt on average.
+        steps: steps that an equal division takes; they set the budget.
+        budget: what all rules spend the same of: ``rollouts``, or the ``tokens`` that uniform spends in these steps.
+        min_count, max_count: limits on a prompt's rollouts.
+
+    Raises:
+        ValueError: a number that makes no sense.
+    """
+
+    prompts: int = 4096
+    groups: int = 256
+    num_generations: int = 8
+    steps: int = 300
+    budget: Literal["rollouts", "tokens"] = "rollouts"
+    min_count: int = 2
+    max_count: int = 128
+
+    def __post_init__(self) -> None:
+        for name, least in (("groups", 1), ("num_generations", 2), ("steps", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}: use at least {least}")
+        if self.prompts < self.groups:
+            raise ValueError(
+                f"{self.prompts} prompts are fewer than the {self.groups} of one step: use more, or smaller steps"
+            )
+
+    @property
+    def rollouts(self) -> int:
+        """Rollouts of the whole run."""
+        return self.steps * self.groups * self.num_generations
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One rule on one preset with one seed."""
+
+    rule: str
+    preset: str
+    seed: int
+    arena: Arena
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.rule} on {self.preset}, seed {self.seed}"
+
+    @property
+    def key(self) -> str:
+        """A hash of all that decides the cell's numbers: its settings, our code, and the rule's own file."""
+        decided = {**asdict(self), "code": fingerprint(), "rule_file": _rule_file(self.rule)}
+        return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:32]
+
+    def setting(self) -> Setting:
+        """What the rule is told; the truth is added for the simulation at hand."""
+        arena = self.arena
+        return Setting(
+            groups=arena.groups,
+            num_generations=arena.num_generations,
+            prompts=arena.prompts,
+            min_count=arena.min_count,
+            max_count=arena.max_count,
+            seed=self.seed,
+        )
+
+    def file(self, folder: Path) -> Path:
+        """Where its rows are, once it is finished."""
+        return folder / "cells" / f"{self.key}.parquet"
+
+
+@cache
+def fingerprint() -> str:
+    """A hash of the code that decides a cell's numbers: an edited rule never meets the results of the old one."""
+    digest = hashlib.sha256()
+    for path in _deciding_files():
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _deciding_files() -> Iterator[Path]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        folder = path.relative_to(PACKAGE).parts[0]
+        if folder not in _SHOWS_ONLY and (folder != "compare" or path.name in _MEASURES):
+            yield path
+
+
+def _rule_file(rule: str) -> str:
+    """The contents' hash of the file in ``path.py:name``; empty for a rule of ours."""
+    path, colon, _ = rule.rpartition(":")
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if colon and path.endswith(".py") else ""

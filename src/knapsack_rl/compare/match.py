@@ -1,0 +1,109 @@
+"""A comparison from beginning to end: what is not finished yet runs, and everything is gathered."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from rich.console import Console
+
+from knapsack_rl.compare.cells import BASELINE, Arena, Cell
+from knapsack_rl.compare.display import Display
+from knapsack_rl.compare.results import Results, gather
+from knapsack_rl.compare.workers import Job, News, Workers
+from knapsack_rl.loading import resolve
+from knapsack_rl.simulator import PRESETS
+
+
+@dataclass(frozen=True)
+class Match:
+    """What is compared.
+
+    Attributes:
+        rules: names of entrants, or ``path.py:name``; uniform is added in front if it is missing.
+        presets: names of populations.
+        seeds: each makes another population, other rollouts and another order of prompts, the same for all rules.
+        arena: what all cells share.
+
+    Raises:
+        ValueError: a rule or preset that does not exist or is named twice, or no seeds.
+    """
+
+    rules: tuple[str, ...]
+    presets: tuple[str, ...]
+    seeds: tuple[int, ...]
+    arena: Arena
+
+    def __post_init__(self) -> None:
+        for kind, names in (("rule", self.rules), ("preset", self.presets), ("seed", self.seeds)):
+            if not names or len(set(names)) < len(names):
+                raise ValueError(
+                    f"name at least one {kind}, and none twice: {', '.join(map(str, names)) or 'none given'}"
+                )
+        for preset in self.presets:
+            if preset not in PRESETS:
+                raise ValueError(f"there is no preset {preset!r}: choose from {', '.join(PRESETS)}")
+        if BASELINE not in self.rules:
+            object.__setattr__(self, "rules", (BASELINE, *self.rules))
+        for rule in self.rules:
+            setting = Cell(rule, self.presets[0], 0, self.arena).setting()
+            resolve(rule, dataclasses.replace(setting, truth=lambda ids: np.zeros(len(ids))))
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All there is to run: seed after seed, so that a glance at half of it is a fair one."""
+        names = product(self.seeds, self.presets, self.rules)
+        return [Cell(rule, preset, seed, self.arena) for seed, preset, rule in names]
+
+
+def play_match(match: Match, out: Path, workers: int, console: Console) -> tuple[Results, list[News]]:
+    """Run what is not finished, and gather what is.
+
+    Args:
+        match: what is compared.
+        out: folder of the cells' files; what is finished there is not run again.
+        workers: processes at a time.
+        console: where progress is shown.
+
+    Returns:
+        The results, and the failures.
+
+    Raises:
+        ValueError: uniform has not finished everywhere.
+    """
+    cells = match.cells
+    (out / "cells").mkdir(parents=True, exist_ok=True)
+    finished = [cell for cell in cells if cell.file(out).exists()]
+    failures: list[News] = []
+    with Display(console, cells, finished) as display, Workers(workers) as pool:
+        # Uniform first: where the budget is in tokens, it is what uniform spends.
+        for baseline in (True, False):
+            part = [cell for cell in cells if (cell.rule == BASELINE) == baseline and not cell.file(out).exists()]
+            for news in pool.run([job for cell in part if (job := _job(cell, out)) is not None]):
+                display.take_in(news)
+                failures += [news] if news.kind == "failed" else []
+    files = [cell.file(out) for cell in sorted(cells, key=lambda cell: match.rules.index(cell.rule))]
+    return gather([file for file in files if file.exists()], match.rules, match.presets, match.seeds), failures
+
+
+def _job(cell: Cell, out: Path) -> Job | None:
+    """How a cell is to be run; None where its budget is not known because uniform failed."""
+    if cell.arena.budget == "rollouts" or cell.rule == BASELINE:
+        return Job(cell, cell.file(out))
+    uniform = dataclasses.replace(cell, rule=BASELINE).file(out)
+    return Job(cell, cell.file(out), _tokens(uniform)) if uniform.exists() else None
+
+
+def _tokens(file: Path) -> int:
+    return int(pl.read_parquet(file, columns=["tokens"])["tokens"].max())  # type: ignore[arg-type]
+
+
+def rules_named(words: str | Sequence[str]) -> tuple[str, ...]:
+    """Names in a list with commas, or in a list of such lists."""
+    lists = [words] if isinstance(words, str) else words
+    return tuple(word.strip() for each in lists for word in each.split(",") if word.strip())

@@ -1,0 +1,164 @@
+"""Many cells in processes of their own: what finishes is kept, what fails is named, and the rest goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import traceback
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Literal
+
+from knapsack_rl.compare.cell import run_cell
+from knapsack_rl.compare.cells import Cell
+from knapsack_rl.files import replacing
+
+# Arrays of a few thousand numbers gain nothing from threads, and processes that each start two starve one another.
+_ONE_THREAD: Final = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "POLARS_MAX_THREADS"), "1"
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell to run: its budget in tokens if it has one, and where its rows go."""
+
+    cell: Cell
+    file: Path
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class News:
+    """What a worker says of its cell: the ``share`` of the budget spent, that it is ``done``, or why it ``failed``."""
+
+    cell: Cell
+    kind: Literal["share", "done", "failed"]
+    share: float = 0.0
+    error: str = ""
+
+
+class Workers:
+    """Processes that run jobs; as a context, so that none outlives it.
+
+    Every process is asked for one job at a time over a pipe of its own. One that dies takes only its cell with it.
+    """
+
+    def __init__(self, count: int) -> None:
+        """So many workers.
+
+        Raises:
+            ValueError: fewer than one.
+        """
+        if count < 1:
+            raise ValueError(f"{count} workers run nothing: use at least 1")
+        self.count = count
+        self._running: dict[Connection, tuple[BaseProcess, Job | None]] = {}
+
+    def __enter__(self) -> Workers:
+        """Nothing runs yet: workers start with their first job."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Stop them all; what they were at is lost, what was finished lies in its file."""
+        for pipe, (process, _) in self._running.items():
+            process.terminate()
+            process.join()
+            pipe.close()
+        self._running.clear()
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[News]:
+        """Run jobs, and pass on what is said of them; ends when each is done or has failed."""
+        waiting = deque(jobs)
+        while len(self._running) < min(self.count, len(jobs)):
+            self._start()
+        for pipe in self._running:
+            self._give(pipe, waiting)
+        while busy := [pipe for pipe, (_, job) in self._running.items() if job is not None]:
+            for ready in wait(busy):
+                assert isinstance(ready, Connection)
+                news = self._hear(ready)
+                yield news
+                if news.kind != "share":
+                    pipe = ready if ready in self._running else self._start()
+                    self._give(pipe, waiting)
+
+    def _start(self) -> Connection:
+        ours, theirs = multiprocessing.get_context("spawn").Pipe()
+        process = multiprocessing.get_context("spawn").Process(target=_work, args=(theirs,), daemon=True)
+        with _environment(_ONE_THREAD):
+            process.start()
+        theirs.close()  # so that its death is the end of the pipe
+        self._running[ours] = (process, None)
+        return ours
+
+    def _give(self, pipe: Connection, waiting: deque[Job]) -> None:
+        process, _ = self._running[pipe]
+        job = waiting.popleft() if waiting else None
+        self._running[pipe] = (process, job)
+        if job is not None:
+            pipe.send(job)
+
+    def _hear(self, pipe: Connection) -> News:
+        process, job = self._running[pipe]
+        assert job is not None
+        try:
+            news: News = pipe.recv()
+        except (EOFError, OSError):
+            process.join()
+            pipe.close()
+            del self._running[pipe]
+            return News(job.cell, "failed", error=f"its process died with exit code {process.exitcode}")
+        return news
+
+
+def _work(pipe: Connection) -> None:
+    """A worker's life: take a job, run it, write its rows, say so; until nobody is there any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which then stops us
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            job: Job = pipe.recv()
+            pipe.send(_run(job, pipe))
+
+
+def _run(job: Job, pipe: Connection) -> News:
+    def progress(share: float) -> None:
+        pipe.send(News(job.cell, "share", share))
+
+    try:
+        rows = run_cell(job.cell, job.tokens, progress)
+        with replacing(job.file) as file:
+            rows.write_parquet(file)
+    except (BrokenPipeError, ConnectionResetError):
+        raise
+    except Exception as error:
+        return News(job.cell, "failed", error=_told(error))
+    return News(job.cell, "done", 1.0)
+
+
+def _told(error: Exception) -> str:
+    """The error in one line, with the place it came from."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(last.filename).name}:{last.lineno})"
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Variables that a process started meanwhile inherits."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
