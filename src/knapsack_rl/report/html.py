@@ -14,9 +14,12 @@ SHARED = Path(__file__).parent  # base.css, the look that all pages have
 def fill(template: Path, **values: object) -> str:
     """The page that a template makes of values; it may include files beside it and `base.css`."""
     environment = Environment(
-        loader=FileSystemLoader([template.parent, SHARED]), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=FileSystemLoader([template.parent, SHARED]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+    )
     return environment.get_template(template.name).render(**values)
 
 
