@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from knapsack_rl.groups import equal_draw, fresh, group_size, no_groups, pick, to_train
 from knapsack_rl.outcomes import Outcomes
-from knapsack_rl.rivals.groups import equal_draw, fresh, group_size, no_groups, pick, to_train
 from knapsack_rl.rivals.memory import load_memory, save_memory
 from knapsack_rl.strategy import Request, Turn
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from knapsack_rl.groups import equal_draw, group_size, join, pick
 from knapsack_rl.notation import FloatArray, IntArray
-from knapsack_rl.rivals.groups import equal_draw, group_size, join, pick
 from knapsack_rl.rivals.memory import load_memory, save_memory
 from knapsack_rl.strategy import Batch, Draw, Request, Turn
 

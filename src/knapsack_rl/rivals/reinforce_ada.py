@@ -12,9 +12,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from knapsack_rl.groups import equal_draw, group_size, join, mean_and_deviation, pick, thin
 from knapsack_rl.notation import BoolArray, IntArray
 from knapsack_rl.outcomes import Outcomes
-from knapsack_rl.rivals.groups import equal_draw, group_size, join, mean_and_deviation, pick, thin
 from knapsack_rl.rivals.memory import load_memory, save_memory
 from knapsack_rl.strategy import Batch, Request, Turn
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from knapsack_rl.groups import join, no_groups, pick
 from knapsack_rl.notation import IntArray
 from knapsack_rl.outcomes import Outcomes
-from knapsack_rl.rivals.groups import join, no_groups, pick
 
 
 class Waiting:
