@@ -15,11 +15,11 @@ import pytest
 from knapsack_rl.allocator import Allocator, KnapsackAllocator, Offer, expected_value, oracle_rule
 from knapsack_rl.beliefs import Forecast, PosteriorBeliefs
 from knapsack_rl.entrants import ENTRANTS, Setting, make_strategy
+from knapsack_rl.groups import equal_draw, pick
 from knapsack_rl.limits import same_limits
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
 from knapsack_rl.rivals.dapo import DynamicSampling
-from knapsack_rl.rivals.groups import equal_draw, pick
 from knapsack_rl.rivals.speed import Speed
 from knapsack_rl.strategy import Batch, OneRound, Request, Strategy, Turn
 from knapsack_rl.testing import World, allocators, check_allocator, check_rule, check_strategy, strategies
