@@ -14,7 +14,7 @@ from knapsack_rl.compare.meter import SCHEMA, WINDOWS, Meter
 from knapsack_rl.loading import resolve
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.simulator import PRESETS, Simulation
-from knapsack_rl.strategy import Draw, Played, Request, Strategy, play
+from knapsack_rl.strategy import Draw, Request, Strategy, play
 
 POINTS = 100
 # A rule may ask for less than a step's budget, but a run must end.
@@ -28,7 +28,9 @@ def run_cell(
 
     Args:
         cell: which.
-        tokens: the budget in tokens; without, it is the arena's in rollouts.
+        tokens: the budget in tokens, if the arena's is in tokens; without, it is what the rule spends in the arena's
+            steps, which are then played once before to learn it: uniform sets its own budget, and is measured along it
+            as all others are.
         progress: told the share of the budget that is spent, now and then.
 
     Returns:
@@ -37,8 +39,9 @@ def run_cell(
     Raises:
         ValueError: no such rule or preset, or a rule that would never spend the budget.
     """
-    simulation = Simulation(PRESETS[cell.preset](cell.arena.prompts, cell.seed), seed=cell.seed)
-    strategy = resolve(cell.rule, dataclasses.replace(cell.setting(), truth=simulation.success_rates))
+    in_tokens = cell.arena.budget == "tokens"
+    budget = (tokens or _tokens_of_steps(cell)) if in_tokens else cell.arena.rollouts
+    simulation, strategy = _begin(cell)
     meter, rows = Meter(simulation), _Rows(cell)
     spent, point = 0.0, 0
     rows.add(0, 0.0, meter, _scalars(meter))
@@ -46,8 +49,9 @@ def run_cell(
         if meter.steps >= _MOST_STEPS * cell.arena.steps:
             raise ValueError(f"after {meter.steps:,} steps only {100 * spent:.0f} % of the budget is spent")
         _step(cell, strategy, simulation, meter)
-        spent = meter.tokens / tokens if tokens else meter.rollouts / cell.arena.rollouts
-        before, point = point, min(int(POINTS * spent), POINTS)
+        used = meter.tokens if in_tokens else meter.rollouts
+        spent = used / budget
+        before, point = point, min(POINTS * used // budget, POINTS)
         if point > before:
             rows.add(point, spent, meter, _scalars(meter))
             progress(min(spent, 1.0))
@@ -56,6 +60,28 @@ def run_cell(
                 rows.add(window, spent, meter, meter.allocation())
     rows.add(None, spent, meter, meter.whole_run())
     return rows.frame()
+
+
+def _begin(cell: Cell) -> tuple[Simulation, Strategy]:
+    """An untrained policy, and a rule that has met nothing."""
+    simulation = Simulation(PRESETS[cell.preset](cell.arena.prompts, cell.seed), seed=cell.seed)
+    return simulation, resolve(cell.rule, dataclasses.replace(cell.setting(), truth=simulation.success_rates))
+
+
+def _tokens_of_steps(cell: Cell) -> int:
+    """The tokens that the rule spends in the arena's steps."""
+    simulation, strategy = _begin(cell)
+    tokens = 0
+    for _ in range(cell.arena.steps):
+        played = play(strategy, _request(cell, simulation), simulation.generate)
+        simulation.train(played.batch)
+        tokens += played.tokens
+    return tokens
+
+
+def _request(cell: Cell, simulation: Simulation) -> Request:
+    arena = cell.arena
+    return Request(simulation.step, arena.groups, arena.groups * arena.num_generations, simulation.take)
 
 
 def _step(cell: Cell, strategy: Strategy, simulation: Simulation, meter: Meter) -> None:
@@ -69,10 +95,9 @@ def _step(cell: Cell, strategy: Strategy, simulation: Simulation, meter: Meter) 
         generating += time.perf_counter() - began
         return outcomes
 
-    arena = cell.arena
-    request = Request(simulation.step, arena.groups, arena.groups * arena.num_generations, simulation.take)
+    request = _request(cell, simulation)
     began = time.perf_counter()
-    played: Played = play(strategy, request, generate)
+    played = play(strategy, request, generate)
     meter.take_in(played, time.perf_counter() - began - generating)
     simulation.train(played.batch)
 

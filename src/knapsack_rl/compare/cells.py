@@ -15,7 +15,10 @@ from knapsack_rl.entrants import Setting
 BASELINE, ORACLE = "uniform", "oracle"
 PACKAGE = Path(__file__).parents[1]
 # Of the package, what cannot change a cell's numbers: the edges, and what only shows results.
-_SHOWS_ONLY = {"allocate", "report", "replay", "tasks", "tinker", "train", "trl", "verl"}
+_SHOWS_ONLY = {
+    "allocate", "cli.py", "lab", "__main__.py", "report", "replay", "session.py", "tasks", "testing", "tinker", "train",
+    "trl", "verl",
+}  # fmt: skip
 _MEASURES = {"cell.py", "meter.py"}
 
 
@@ -47,6 +50,11 @@ class Arena:
         for name, least in (("groups", 1), ("num_generations", 2), ("steps", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}: use at least {least}")
+        if not self.min_count <= self.num_generations <= self.max_count:
+            raise ValueError(
+                f"num_generations is {self.num_generations}: a prompt gets {self.min_count} to {self.max_count}"
+                " rollouts, and their mean must lie between"
+            )
         if self.prompts < self.groups:
             raise ValueError(
                 f"{self.prompts} prompts are fewer than the {self.groups} of one step: use more, or smaller steps"

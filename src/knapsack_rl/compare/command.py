@@ -47,7 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     arena = Arena(
         arguments.prompts, arguments.groups, arguments.num_generations, arguments.steps, arguments.budget
     )  # fmt: skip
-    rules = tuple(ENTRANTS) if arguments.rules == "all" else rules_named(arguments.rules)
+    named = rules_named(arguments.rules)
+    rules = tuple(rule for name in named for rule in (ENTRANTS if name == "all" else (name,)))
     match = Match(rules, rules_named(arguments.presets), tuple(range(arguments.seeds)), arena)
     console = Console()
     try:

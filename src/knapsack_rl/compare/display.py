@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import Final
 
@@ -24,7 +24,7 @@ LOG_LINES: Final = 20
 class Display:
     """Shows how far the cells are: tell it the news; use it as a context."""
 
-    def __init__(self, console: Console, cells: Sequence[Cell], finished: Sequence[Cell]) -> None:
+    def __init__(self, console: Console, cells: Sequence[Cell], finished: Collection[Cell]) -> None:
         self.console, self.cells = console, cells
         self.finished, self.failed = set(finished), set[Cell]()
         self.running: dict[Cell, float] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -77,26 +77,28 @@ def play_match(match: Match, out: Path, workers: int, console: Console) -> tuple
         ValueError: uniform has not finished everywhere.
     """
     cells = match.cells
+    files = {cell: cell.file(out) for cell in cells}  # once: a rule's file may be edited while we run
     (out / "cells").mkdir(parents=True, exist_ok=True)
-    finished = [cell for cell in cells if cell.file(out).exists()]
+    finished = {cell for cell in cells if files[cell].exists()}
     failures: list[News] = []
     with Display(console, cells, finished) as display, Workers(workers) as pool:
         # Uniform first: where the budget is in tokens, it is what uniform spends.
         for baseline in (True, False):
-            part = [cell for cell in cells if (cell.rule == BASELINE) == baseline and not cell.file(out).exists()]
-            for news in pool.run([job for cell in part if (job := _job(cell, out)) is not None]):
+            part = [cell for cell in cells if (cell.rule == BASELINE) == baseline and cell not in finished]
+            for news in pool.run([job for cell in part if (job := _job(cell, files)) is not None]):
                 display.take_in(news)
                 failures += [news] if news.kind == "failed" else []
-    files = [cell.file(out) for cell in sorted(cells, key=lambda cell: match.rules.index(cell.rule))]
-    return gather([file for file in files if file.exists()], match.rules, match.presets, match.seeds), failures
+    by_rule = sorted(cells, key=lambda cell: match.rules.index(cell.rule))
+    kept = [files[cell] for cell in by_rule if files[cell].exists()]
+    return gather(kept, match.rules, match.presets, match.seeds), failures
 
 
-def _job(cell: Cell, out: Path) -> Job | None:
+def _job(cell: Cell, files: Mapping[Cell, Path]) -> Job | None:
     """How a cell is to be run; None where its budget is not known because uniform failed."""
     if cell.arena.budget == "rollouts" or cell.rule == BASELINE:
-        return Job(cell, cell.file(out))
-    uniform = dataclasses.replace(cell, rule=BASELINE).file(out)
-    return Job(cell, cell.file(out), _tokens(uniform)) if uniform.exists() else None
+        return Job(cell, files[cell])
+    uniform = files[dataclasses.replace(cell, rule=BASELINE)]
+    return Job(cell, files[cell], _tokens(uniform)) if uniform.exists() else None
 
 
 def _tokens(file: Path) -> int:

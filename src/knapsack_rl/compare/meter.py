@@ -25,6 +25,10 @@ edge, and by rollouts of the group, `y` = lower edge; since the last third of th
 `reliability_groups`, `reliability_expected`, `reliability_true` (by the success rate that the rule expected, `x` =
 lower edge: number of groups, and sums of the expected and of the true rates), `transition` (prompts that went from
 status `x` to status `y`, indices into `knapsack_rl.metrics.STATUSES`; "extremely" begins 1 % from never and always).
+
+Metrics of a cell beside the others, read at exactly the budget: `area` (mean of `mean_p` over the budget), `regret`
+(how far `mean_p` ends below the oracle's on the same seed), `share_to_uniform` (share of the budget after which
+`mean_p` is where uniform's ends).
 """
 
 from __future__ import annotations
@@ -47,6 +51,7 @@ SCHEMA: Final = {
 }  # fmt: skip
 RATE_EDGES: Final = np.array([0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0])
 COUNT_EDGES: Final = np.array([0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 129])
+BELIEF_EDGES: Final = np.arange(11) / 10  # not linspace, whose 0.3 lies above 0.3
 EXTREME: Final = 0.01
 WINDOWS: Final = (33, 67, 100)
 
@@ -122,7 +127,7 @@ class Meter:
         """What belongs to the whole run: reliability and transitions, as ``metric, x, y, value``."""
         for name, sums in zip(("groups", "expected", "true"), self._reliability, strict=True):
             for i in np.flatnonzero(self._reliability[0]):
-                yield f"reliability_{name}", i / 10, None, float(sums[i])
+                yield f"reliability_{name}", float(BELIEF_EDGES[i]), None, float(sums[i])
         moved = transition_matrix(to_extremes(self._start_P), to_extremes(self.simulation.success_rates()))
         for i, j in np.argwhere(moved > 0):
             yield "transition", float(i), float(j), float(moved[i, j])
@@ -145,7 +150,7 @@ class Meter:
         expected, true = expected_P[known_P], true_P[known_P]
         squared = (expected - true) ** 2
         self._belief += expected.size, squared.sum(), (squared + true * (1 - true)).sum()
-        bins = bin_of(expected, np.linspace(0, 1, 11))
+        bins = bin_of(expected, BELIEF_EDGES)
         for sums, weights in zip(self._reliability, (np.ones_like(expected), expected, true), strict=True):
             np.add.at(sums, bins, weights)
 

@@ -96,7 +96,12 @@ def rank(results: Results, measure: FloatArray | None = None) -> list[Standing]:
                  not np.isnan(values[r]).any())
         for r, rule in enumerate(results.rules)
     ]  # fmt: skip
-    return sorted(standings, key=lambda standing: (not standing.complete, -standing.ahead[ALL].mean))
+    return sorted(standings, key=_place)
+
+
+def _place(standing: Standing) -> tuple[bool, float]:
+    mean = standing.ahead[ALL].mean
+    return not standing.complete, float("inf") if np.isnan(mean) else -mean
 
 
 def _by_preset(values_PS: FloatArray, presets: Sequence[str]) -> dict[str, Estimate]:

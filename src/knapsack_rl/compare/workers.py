@@ -10,6 +10,7 @@ import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -17,7 +18,7 @@ from types import TracebackType
 from typing import Final, Literal
 
 from knapsack_rl.compare.cell import run_cell
-from knapsack_rl.compare.cells import Cell
+from knapsack_rl.compare.cells import Cell, fingerprint
 from knapsack_rl.files import replacing
 
 # Arrays of a few thousand numbers gain nothing from threads, and processes that each start two starve one another.
@@ -87,13 +88,15 @@ class Workers:
                 news = self._hear(ready)
                 yield news
                 if news.kind != "share":
-                    pipe = ready if ready in self._running else self._start()
-                    self._give(pipe, waiting)
+                    if ready in self._running:
+                        self._give(ready, waiting)
+                    elif waiting:
+                        self._give(self._start(), waiting)
 
     def _start(self) -> Connection:
         ours, theirs = multiprocessing.get_context("spawn").Pipe()
         process = multiprocessing.get_context("spawn").Process(target=_work, args=(theirs,), daemon=True)
-        with _environment(_ONE_THREAD):
+        with _environment(_ONE_THREAD), _deaf_children():
             process.start()
         theirs.close()  # so that its death is the end of the pipe
         self._running[ours] = (process, None)
@@ -104,7 +107,8 @@ class Workers:
         job = waiting.popleft() if waiting else None
         self._running[pipe] = (process, job)
         if job is not None:
-            pipe.send(job)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died idle: `_hear` will say so
+                pipe.send(job)
 
     def _hear(self, pipe: Connection) -> News:
         process, job = self._running[pipe]
@@ -122,6 +126,7 @@ class Workers:
 def _work(pipe: Connection) -> None:
     """A worker's life: take a job, run it, write its rows, say so; until nobody is there any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which then stops us
+    fingerprint()  # of the code that has just been imported, for `_run`
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             job: Job = pipe.recv()
@@ -134,6 +139,8 @@ def _run(job: Job, pipe: Connection) -> News:
 
     try:
         rows = run_cell(job.cell, job.tokens, progress)
+        if job.cell.key != job.file.stem:
+            raise ValueError("its code was edited while the comparison ran: run the same command again")
         with replacing(job.file) as file:
             rows.write_parquet(file)
     except (BrokenPipeError, ConnectionResetError):
@@ -147,6 +154,20 @@ def _told(error: Exception) -> str:
     """The error in one line, with the place it came from."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(last.filename).name}:{last.lineno})"
+
+
+@contextlib.contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes started meanwhile never hear Ctrl-C, not even while they import; we hear it a little later."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # whose own start would lift the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
