@@ -19,7 +19,7 @@ _SHOWS_ONLY = {
     "allocate", "cli.py", "lab", "__main__.py", "report", "replay", "session.py", "tasks", "testing", "tinker", "train",
     "trl", "verl",
 }  # fmt: skip
-_MEASURES = {"cell.py", "meter.py"}
+_MEASURES = {"cell.py", "cells.py", "meter.py"}
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ function lineChart(figure, lines, options) {
   if (!known.length) return chart.svg.append(make("text", { x: 0, y: 20 }, "nothing to show"));
   const room = Math.min(130, chart.width * 0.27);
   const box = { left: 44, right: chart.width - room, top: 10, bottom: 255 };
-  const ys = known.flatMap((line) => line.y.filter((v) => v !== null)), xs = known.flatMap((line) => line.x);
+  const ys = known.flatMap((line) => line.y.flatMap((v, i) => v === null ? [] : line.front && line.half ? [v - line.half[i], v + line.half[i]] : [v])), xs = known.flatMap((line) => line.x);
   const pad = (Math.max(...ys) - Math.min(...ys)) * 0.04 || 0.01;
   const x = options.x ? scale(...options.x, box.left, box.right) : scale(0, Math.max(...xs), box.left, box.right);
   const y = options.y ? scale(...options.y, box.bottom, box.top) : scale(Math.min(...ys) - pad, Math.max(...ys) + pad, box.bottom, box.top);

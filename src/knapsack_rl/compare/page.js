@@ -43,7 +43,8 @@ function toggle(r) {
 }
 
 function controls() {
-  data.presets.forEach((name, p) => {
+  [everything, ...Array(everything).keys()].forEach((p) => {
+    const name = data.presets[p];
     const button = tag("button", { type: "button", "data-preset": name }, name);
     button.addEventListener("click", () => { state.preset = p; draw(); });
     $("presets").append(button);
@@ -53,9 +54,12 @@ function controls() {
     button.addEventListener("click", () => toggle(r));
     $("chips").append(button);
   });
-  for (const name of Object.keys(data.ahead)) $("measure").append(tag("option", { value: name }, MEASURES[name]));
-  for (const name of Object.keys(data.curves)) $("metric").append(tag("option", { value: name }, MEASURES[name]));
-  for (const name of ["measure", "metric", "window"]) $(name).addEventListener("change", (event) => { state[name] = event.target.value; draw(); });
+  for (const [id, offered] of [["measure", data.ahead], ["metric", data.curves]])
+    for (const name of Object.keys(MEASURES)) if (name in offered) $(id).append(tag("option", { value: name }, MEASURES[name]));
+  for (const name of ["measure", "metric", "window"]) {
+    $(name).value = state[name]; // a browser that goes back may have kept another
+    $(name).addEventListener("change", (event) => { state[name] = event.target.value; draw(); });
+  }
   $("theme").addEventListener("click", () => {
     const dark = getComputedStyle(document.documentElement).getPropertyValue("--paper").trim() === "#14181e";
     document.documentElement.dataset.theme = dark ? "light" : "dark";
@@ -142,12 +146,14 @@ function counts() {
     columns: (c) => c % every ? "" : countName(c), tell: (i, c) => `${data.rules[rules[i]]}, ${countName(c)} rollouts` });
 }
 
+const brief = (status) => status.replace("extremely", "ext.");
+
 function transitions() {
   $("transitions").replaceChildren(...front().map((r) => {
-    const head = tag("tr", {}, tag("th", {}, "from ↓ to →"), ...data.statuses.map((name) => tag("th", { scope: "col" }, name)));
+    const head = tag("tr", {}, tag("th", {}, "from ↓ to →"), ...data.statuses.map((name) => tag("th", { scope: "col", title: name }, brief(name))));
     const rows = data.transitions[r][state.preset].map((row, i) => {
       const total = row.reduce((a, b) => a + b);
-      return tag("tr", {}, tag("th", { scope: "row" }, data.statuses[i]), ...row.map((count) => {
+      return tag("tr", {}, tag("th", { scope: "row", title: data.statuses[i] }, brief(data.statuses[i])), ...row.map((count) => {
         const share = total ? 100 * count / total : 0;
         return tag("td", { style: `background:color-mix(in srgb, ${style(r).colour} ${(0.62 * share).toFixed(0)}%, transparent)`, title: `${count} of ${total}` },
           !count ? "·" : share < 0.5 ? "<1" : share.toFixed(0));

@@ -80,9 +80,9 @@ def _costs(results: Results, standings: Sequence[Standing]) -> list[dict[str, st
             "steps": f"{spent['steps']:,.0f}",
             "rollouts": f"{spent['rollouts']:,.0f}",
             "tokens": f"{spent['tokens'] / 1e6:,.0f} M",
-            "rounds a step": f"{spent['rounds'] / spent['steps']:.2f}",
-            "ms a step in the rule": f"{1000 * float(np.nanmean(results.end('seconds')[r])) / spent['steps']:.1f}",
+            "rounds/step": f"{spent['rounds'] / spent['steps']:.2f}",
+            "ms/step in the rule": f"{1000 * float(np.nanmean(results.end('seconds')[r])) / spent['steps']:.1f}",
             "budget to uniform's end": f"{100 * reached.mean():.0f} %" if reached.size else "-",
-            "runs that got there": f"{reached.size} of {shares.size}",
+            "runs there": f"{reached.size} of {shares.size}",
         })  # fmt: skip
     return found

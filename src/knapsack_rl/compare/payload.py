@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
+from knapsack_rl.compare.cells import BASELINE, ORACLE
 from knapsack_rl.compare.meter import COUNT_EDGES, RATE_EDGES, WINDOWS
 from knapsack_rl.compare.ranking import ALL, Estimate, estimate, rank
 from knapsack_rl.compare.results import CURVES, Results
@@ -21,11 +22,12 @@ _DRAWN: Final = tuple(name for name in CURVES if name not in ("brier", "seconds"
 
 def payload(results: Results) -> dict[str, Any]:
     """All that the page's script needs; the last preset is the mean (or, of counts, the sum) over all."""
+    baseline = results.rules.index(BASELINE)
     return {
         "rules": list(results.rules),
         "presets": [*results.presets, ALL],
         "seeds": len(results.seeds),
-        "curves": {name: _curves(results.curves[name]) for name in _DRAWN},
+        "curves": {name: _curves(results.curves[name], results.curves[name][baseline]) for name in _DRAWN},
         "spent": {name: _spent(results.curves[name]) for name in ("rollouts", "tokens", "rounds")},
         "ahead": {name: _ahead(results, measure) for name, measure in _measures(results).items()},
         "regret": None if results.regret is None else _estimates(results.regret),
@@ -50,11 +52,14 @@ def _with_all(values: FloatArray) -> FloatArray:
     return np.concatenate([values, values.mean(axis=1, keepdims=True)], axis=1)
 
 
-def _curves(values: FloatArray) -> list[list[Any]]:
-    """Mean and half interval of each rule and preset: ``[R][P + 1] -> [means, halves]``, null where there is none."""
-    thin = _with_all(values)[..., _THIN]
-    means = np.round(thin.mean(axis=2), 4)
-    halves = np.round(_halves(thin), 4)
+def _curves(values: FloatArray, beside: FloatArray | float = 0.0) -> list[list[Any]]:
+    """Mean and half interval of each rule and preset: ``[R][P + 1] -> [means, halves]``, null where there is none.
+
+    The interval is of the difference from ``beside`` on the same seed: seeds differ by the population they make, far
+    more than rules do, and a band of that would hide what the page is about.
+    """
+    means = np.round(_with_all(values)[..., _THIN].mean(axis=2), 4)
+    halves = np.round(_halves(_with_all(values - beside)[..., _THIN]), 4)
     return [[[_plain(means[r, p]), _plain(halves[r, p])] for p in range(means.shape[1])] for r in range(means.shape[0])]
 
 
@@ -74,7 +79,7 @@ def _regret_curves(results: Results) -> list[list[Any]] | None:
     if results.regret is None:
         return None
     curves = results.curves["mean_p"]
-    return _curves(curves[results.rules.index("oracle")] - curves)
+    return _curves(curves[results.rules.index(ORACLE)] - curves)
 
 
 def _ahead(results: Results, measure: FloatArray) -> list[list[Any]]:
