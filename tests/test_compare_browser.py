@@ -1,0 +1,200 @@
+"""The page of a comparison in a real browser: no errors, no requests, working filters, names that stay text.
+
+Needs Chromium or Chrome on the machine (`apt-get install chromium`), found on the path or named by `CHROMIUM`. Without
+one these tests fail where `CI` is set, and are skipped elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("polars")
+
+from small_comparison import EVIL, RULES, results, write_small_comparison
+
+pytestmark = pytest.mark.e2e
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+QUIET = (
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--no-first-run",
+)  # fmt: skip
+FIGURES = (
+    "ranking", "by-rollouts", "by-tokens", "by-rounds", "regret-curve", "allocation", "counts", "calibration", "regret",
+)  # fmt: skip
+OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        missing = "no browser: apt-get install chromium, or name one in CHROMIUM"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(QUIET))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_comparison(tmp_path_factory.mktemp("page") / "report.html")
+
+
+@pytest.fixture
+def visit(chromium: Any, report: Path) -> Iterator[Open]:
+    """Opens the page offline; whatever it complains of or asks for fails the test."""
+    contexts, complaints, requests = [], [], []
+
+    def visit(width: int = 1280, height: int = 900, **options: Any) -> Any:
+        context = chromium.new_context(viewport={"width": width, "height": height}, offline=True, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(report.as_uri())
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert complaints == []
+    assert set(requests) <= {report.as_uri()}
+
+
+def test_every_chart_is_drawn_and_named(visit: Open) -> None:
+    page = visit()
+    assert page.title() == f"Comparison of {len(RULES)} rules"
+    for figure in FIGURES:
+        drawing = page.locator(f"#{figure} svg[role=img]")
+        assert drawing.count() == 1, figure
+        assert drawing.get_attribute("aria-label")
+        assert drawing.locator("polyline, circle, rect").count() >= 2, figure
+    assert page.locator("#transitions table").count() == page.locator("#heat figure").count() == 6
+    assert "NaN" not in page.content().replace("isNaN", "")
+
+
+def test_names_stay_text(visit: Open) -> None:
+    page = visit()
+    assert page.locator("script").count() == 2
+    assert page.locator("img").count() == 0
+    assert EVIL in page.locator("#numbers tbody th").all_text_contents()
+    assert f"ValueError: {EVIL}" in page.locator(".notes li").inner_text()
+    chip = page.locator("#chips button").nth(_chip(page, EVIL))
+    if chip.get_attribute("aria-pressed") == "false":
+        page.locator("#chooser summary").click()
+        chip.click()
+    assert EVIL in page.locator("#legend").inner_text()
+    assert page.evaluate("document.querySelectorAll('script, img').length") == 2
+
+
+def test_the_population_filter_changes_every_chart(visit: Open) -> None:
+    page = visit()
+    before = {figure: page.locator(f"#{figure}").inner_html() for figure in FIGURES}
+    page.get_by_role("button", name="hard", exact=True).click()
+    assert page.locator("#presets [aria-pressed=true]").all_inner_texts() == ["hard"]
+    for figure, drawn in before.items():
+        assert page.locator(f"#{figure}").inner_html() != drawn, figure
+    uniform = results().end("mean_p")[RULES.index("uniform"), 1].mean()
+    shown = page.locator("#ranking g[data-rule=uniform] text").last.text_content()
+    assert float(shown) == pytest.approx(uniform, abs=6e-5)
+
+
+def test_the_measure_and_the_metric_can_be_chosen(visit: Open) -> None:
+    page = visit()
+    assert page.locator("#measure").input_value() == page.locator("#metric").input_value() == "mean_p"
+    page.select_option("#measure", "coverage")
+    assert page.locator("#ranking figcaption").inner_text().startswith("Share of prompts ever solved ahead of uniform")
+    page.select_option("#metric", "mixed_rollouts")
+    for figure in ("by-rollouts", "by-tokens", "by-rounds"):
+        assert page.locator(f"#{figure} figcaption").inner_text().startswith("Share of rollouts in mixed groups")
+    page.select_option("#metric", "belief_error")  # which not every rule has
+    assert page.locator("#by-rollouts polyline").count() == len(RULES) - 3
+    drawn = page.locator("#allocation").inner_html()
+    page.select_option("#window", "0")
+    assert page.locator("#allocation").inner_html() != drawn
+
+
+def test_rules_are_highlighted_by_keyboard(visit: Open) -> None:
+    page = visit()
+    page.locator("#chooser summary").press("Enter")
+    chip = page.locator("#chips button[data-rule=greso]")
+    assert chip.get_attribute("aria-pressed") == "false"
+    chip.press("Enter")
+    assert chip.get_attribute("aria-pressed") == "true"
+    assert page.evaluate("document.activeElement.dataset.rule") == "greso", "the focus stays where it was"
+    assert page.locator("#by-rollouts g.front[data-rule=greso]").count() == 1
+    chip.press("Space")
+    assert page.locator("#by-rollouts g.back[data-rule=greso]").count() == 1
+
+
+def test_a_seventh_highlight_takes_the_place_of_the_first(visit: Open) -> None:
+    page = visit()
+    page.locator("#chooser summary").click()
+    for i in range(page.locator("#chips button").count()):
+        if page.locator("#chips button").nth(i).get_attribute("aria-pressed") == "false":
+            page.locator("#chips button").nth(i).click()
+    assert page.locator("#chips [aria-pressed=true]").count() == 6
+    colours = page.locator("#by-rollouts g.front polyline").evaluate_all(
+        "(lines) => lines.map((l) => l.getAttribute('stroke'))"
+    )
+    assert len(set(colours)) == len(colours) == 7
+
+
+def test_a_chart_is_read_by_arrow_keys(visit: Open) -> None:
+    page = visit()
+    page.locator("#by-rollouts svg").press("ArrowLeft")
+    first = page.locator("#by-rollouts .readout").inner_text()
+    assert re.search(r"rollouts: .*uniform 0\.\d{3}", first)
+    page.locator("#by-rollouts svg").press("ArrowLeft")
+    assert page.locator("#by-rollouts .readout").inner_text() != first
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_nothing_is_wider_than_the_screen(visit: Open, width: int) -> None:
+    page = visit(width, 844)
+    assert page.evaluate(OVERFLOW) == 0
+    for summary in page.locator("summary").all():
+        summary.click()
+    assert page.evaluate(OVERFLOW) == 0
+    page.set_viewport_size({"width": 640, "height": 844})  # a phone that is turned
+    page.wait_for_function("document.querySelector('#ranking svg').viewBox.baseVal.width <= 640")
+    assert page.evaluate(OVERFLOW) == 0
+
+
+@pytest.mark.parametrize(("scheme", "other"), [("light", "dark"), ("dark", "light")])
+def test_light_and_dark_follow_the_system_and_the_button(visit: Open, scheme: str, other: str) -> None:
+    papers = {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 24, 30)"}
+    page = visit(color_scheme=scheme)
+    paper = "getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(paper) == papers[scheme]
+    page.locator("#theme").click()
+    assert page.evaluate(paper) == papers[other]
+    page.locator("#theme").click()
+    assert page.evaluate(paper) == papers[scheme]
+
+
+def test_without_scripts_the_tables_are_there(visit: Open) -> None:
+    page = visit(java_script_enabled=False)
+    assert page.locator("#controls").is_hidden()
+    assert page.locator("noscript").count() == 1
+    assert page.locator("#numbers tbody tr").count() == len(RULES)
+
+
+def _chip(page: Any, rule: str) -> int:
+    names: list[str] = page.locator("#chips button").evaluate_all("(all) => all.map((one) => one.dataset.rule)")
+    return names.index(rule)
