@@ -32,9 +32,12 @@ function ticks(low, high, count) {
   return found;
 }
 
-const short = (x) => Math.abs(x) >= 1e9 ? `${+(x / 1e9).toFixed(1)}G` : Math.abs(x) >= 1e6 ? `${+(x / 1e6).toFixed(1)}M`
-  : Math.abs(x) >= 1e3 ? `${+(x / 1e3).toFixed(1)}k` : `${+x.toFixed(4)}`;
-const clip = (text, most) => text.length <= most ? text : `${text.slice(0, most - 1)}…`;
+const short = (x) => x < 0 ? `−${short(-x)}` : x >= 1e9 ? `${+(x / 1e9).toFixed(1)}G` : x >= 1e6 ? `${+(x / 1e6).toFixed(1)}M`
+  : x >= 1e3 ? `${+(x / 1e3).toFixed(1)}k` : `${+x.toFixed(4)}`;
+// A rule of somebody's own is a path: what it ends with tells more than what it begins with.
+const clip = (text, most) => text.length <= most ? text : text.includes("/") ? `…${text.slice(1 - most)}` : `${text.slice(0, most - 1)}…`;
+// Pixels for a column of names, no wider than the longest or than a share of the chart.
+const nameRoom = (names, chart) => Math.min(170, chart.width * 0.36, Math.max(...names.map((name) => name.length)) * 7.4 + 14);
 
 function axes(chart, box, x, y, options = {}) {
   const { svg } = chart;
@@ -56,40 +59,51 @@ function lineChart(figure, lines, options) {
   if (!known.length) return chart.svg.append(make("text", { x: 0, y: 20 }, "nothing to show"));
   const room = Math.min(130, chart.width * 0.27);
   const box = { left: 44, right: chart.width - room, top: 10, bottom: 255 };
-  const ys = known.flatMap((line) => line.y.flatMap((v, i) => v === null ? [] : line.front && line.half ? [v - line.half[i], v + line.half[i]] : [v])), xs = known.flatMap((line) => line.x);
-  const pad = (Math.max(...ys) - Math.min(...ys)) * 0.04 || 0.01;
+  // By the means alone: the bands of few seeds are wide, and would squeeze what differs into a stripe. They are cut off.
+  const ys = known.flatMap((line) => line.y.filter((v) => v !== null)), xs = known.flatMap((line) => line.x);
+  const low = Math.min(...ys), high = Math.max(...ys), pad = (high - low) * 0.04 || 0.01;
+  if (!options.y) box.left = 14 + 6.6 * Math.max(...ticks(low - pad, high + pad, 4).map((value) => short(value).length));
   const x = options.x ? scale(...options.x, box.left, box.right) : scale(0, Math.max(...xs), box.left, box.right);
-  const y = options.y ? scale(...options.y, box.bottom, box.top) : scale(Math.min(...ys) - pad, Math.max(...ys) + pad, box.bottom, box.top);
+  const y = options.y ? scale(...options.y, box.bottom, box.top) : scale(low - pad, high + pad, box.bottom, box.top);
   axes(chart, box, x, y, options);
   if (options.diagonal) chart.svg.append(make("line", { class: "zero", x1: x.at(0), y1: y.at(0), x2: x.at(1), y2: y.at(1) }));
-  for (const line of known) drawLine(chart.svg, line, x, y, options);
+  const cut = make("clipPath", { id: `cut-${figure.id}` });
+  cut.append(make("rect", { x: box.left, y: box.top, width: box.right - box.left, height: box.bottom - box.top }));
+  chart.svg.append(cut);
+  for (const line of known) line.group = drawLine(chart.svg, line, x, y, { ...options, cut: `url(#${cut.id})` });
   endLabels(chart, known.filter((line) => line.front), x, y, box, room);
-  if (options.read) reader(figure, chart, known.filter((line) => line.front), x, y, box, options);
+  if (options.read) reader(figure, chart, known, x, y, box, options);
 }
 
 function drawLine(svg, line, x, y, options) {
   const points = line.x.map((v, i) => [x.at(v), line.y[i] === null ? null : y.at(line.y[i])]).filter((p) => p[1] !== null);
   const group = make("g", { "data-rule": line.name, class: line.front ? "front" : "back" });
   group.append(make("title", {}, line.name));
-  if (line.front && line.half && !options.dots) {
+  if (line.half) {
     const edge = (sign) => line.x.map((v, i) => `${x.at(v).toFixed(1)},${y.at(line.y[i] + sign * (line.half[i] || 0)).toFixed(1)}`);
-    group.append(make("polygon", { points: [...edge(1), ...edge(-1).reverse()].join(" "), fill: line.style.colour, opacity: 0.13 }));
+    group.append(make("polygon", { class: "band", points: [...edge(1), ...edge(-1).reverse()].join(" "), fill: line.style.colour, "clip-path": options.cut }));
   }
   group.append(make("polyline", { points: points.map((p) => `${p[0].toFixed(1)},${p[1].toFixed(1)}`).join(" "), fill: "none", stroke: line.style.colour,
     "stroke-width": line.front ? 2 : 1, "stroke-dasharray": line.front ? line.style.dash : "", "stroke-linejoin": "round" }));
-  if (options.dots && line.front) points.forEach((p, i) => group.append(make("circle", { cx: p[0], cy: p[1], r: line.size ? line.size[i] : 3, fill: line.style.colour, opacity: 0.8 })));
+  if (options.dots && line.front) points.forEach((p, i) => group.append(make("circle", { cx: p[0], cy: p[1], r: line.size ? line.size[i] : 3, fill: line.style.colour, opacity: 0.65 })));
   svg.append(group);
+  return group;
 }
 
+// Names at the right ends, each as near to its line as the others let it: neighbours that are too close share their mean.
 function endLabels(chart, lines, x, y, box, room) {
   const ends = lines.map((line) => ({ line, x: x.at(line.x.at(-1)), y: y.at(line.y.findLast((v) => v !== null)) })).sort((a, b) => a.y - b.y);
-  const places = ends.map((end) => end.y);
-  for (let i = 1; i < places.length; i++) places[i] = Math.max(places[i], places[i - 1] + 14);
-  const push = places.length ? places.reduce((a, b) => a + b) / places.length - ends.reduce((a, b) => a + b.y, 0) / places.length : 0;
-  const over = places.length ? Math.min(0, box.bottom - (places.at(-1) - push)) : 0;
-  const under = places.length ? Math.max(0, 8 - (places[0] - push + over)) : 0;
-  ends.forEach((end, i) => {
-    const place = places[i] - push + over + under, right = box.right + 10;
+  const right = box.right + 10, high = 14, blocks = [];
+  for (const end of ends) {
+    blocks.push({ ends: [end], top: end.y });
+    while (blocks.length > 1 && blocks.at(-2).top + high * blocks.at(-2).ends.length > blocks.at(-1).top) {
+      const both = [blocks.at(-2), blocks.pop()].flatMap((block) => block.ends);
+      const top = both.reduce((sum, each, i) => sum + each.y - high * i, 0) / both.length;
+      blocks[blocks.length - 1] = { ends: both, top: Math.max(Math.min(top, box.bottom - high * (both.length - 1)), box.top) };
+    }
+  }
+  for (const block of blocks) block.ends.forEach((end, i) => {
+    const place = block.top + high * i;
     chart.svg.append(make("path", { d: `M${end.x + 2},${end.y}L${right - 2},${place}`, stroke: end.line.style.colour, opacity: 0.5, fill: "none" }));
     const label = make("text", { x: right, y: place + 4, style: `fill:${end.line.style.colour};font-weight:600` }, clip(end.line.name, Math.floor((room - 12) / 6.9)));
     label.append(make("title", {}, end.line.name));
@@ -97,41 +111,10 @@ function endLabels(chart, lines, x, y, box, room) {
   });
 }
 
-// A vertical hair that reads the highlighted lines off, by pointer or by arrow keys.
-function reader(figure, chart, lines, x, y, box, options) {
-  const hair = make("line", { class: "zero", y1: box.top, y2: box.bottom, visibility: "hidden" });
-  const out = tag("p", { class: "readout", "aria-live": "polite" });
-  chart.svg.append(hair);
-  chart.svg.setAttribute("tabindex", "0");
-  figure.append(out);
-  let at = x.high;
-  const show = (value) => {
-    at = Math.min(Math.max(value, x.low), x.high);
-    hair.setAttribute("x1", x.at(at)); hair.setAttribute("x2", x.at(at)); hair.setAttribute("visibility", "visible");
-    const parts = lines.map((line) => [line.name, interpolate(line, at)]).filter((p) => p[1] !== null).sort((a, b) => b[1] - a[1]);
-    out.replaceChildren(`${short(at)} ${options.unit}: `, ...parts.flatMap(([name, v], i) => [i ? ", " : "", tag("b", {}, clip(name, 24)), ` ${v.toFixed(3)}`]));
-  };
-  chart.svg.addEventListener("pointermove", (event) => {
-    const frame = chart.svg.getBoundingClientRect();
-    show(x.low + ((event.clientX - frame.left) / frame.width * chart.width - box.left) / (box.right - box.left) * (x.high - x.low));
-  });
-  chart.svg.addEventListener("keydown", (event) => {
-    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (step) { event.preventDefault(); show(at + step * (x.high - x.low) / 50); }
-  });
-}
-
-function interpolate(line, at) {
-  const i = line.x.findIndex((v) => v >= at);
-  if (i < 0) return null;
-  if (i === 0 || line.y[i - 1] === null || line.y[i] === null) return line.y[i];
-  return line.y[i - 1] + (at - line.x[i - 1]) / (line.x[i] - line.x[i - 1]) * (line.y[i] - line.y[i - 1]);
-}
-
 // Dots with intervals, a row for each: [{name, mean, half, style, front}].
 function dotChart(figure, rows, options) {
   const chart = canvas(figure, rows.length * 22 + 44, options.title);
-  const left = Math.min(170, chart.width * 0.36), right = chart.width - 66;
+  const left = nameRoom(rows.map((row) => row.name), chart), right = chart.width - 66;
   const ends = rows.flatMap((row) => [row.mean - (row.half || 0), row.mean + (row.half || 0), 0]);
   const pad = (Math.max(...ends) - Math.min(...ends)) * 0.03 || 0.01;
   const x = scale(Math.min(...ends) - pad, Math.max(...ends) + pad, left, right), bottom = rows.length * 22 + 6;
@@ -153,9 +136,9 @@ function dotChart(figure, rows, options) {
 
 // Shaded cells: shares[row][column] in 0..1, the first row at the bottom where `up`.
 function heatChart(figure, shares, options) {
-  const rows = shares.length, columns = shares[0].length, tall = options.tall || 13;
-  const chart = canvas(figure, rows * tall + 38, options.title), left = options.left || 46;
-  const wide = (chart.width - left) / columns;
+  const rows = shares.length, columns = shares[0].length, tall = options.tall;
+  const chart = canvas(figure, rows * tall + 38, options.title), left = options.left(chart);
+  const right = chart.width - (options.edges ? 12 : 0), wide = (right - left) / columns;
   shares.forEach((row, r) => {
     const y = (options.up ? rows - 1 - r : r) * tall;
     row.forEach((share, c) => {
@@ -166,6 +149,6 @@ function heatChart(figure, shares, options) {
     });
     if (options.rows(r)) chart.svg.append(make("text", { x: left - 6, y: y + tall / 2 + 4, "text-anchor": "end", class: options.strong && options.strong(r) ? "strong" : "" }, options.rows(r)));
   });
-  for (let c = 0; c < columns; c++) if (options.columns(c)) chart.svg.append(make("text", { x: left + (c + 0.5) * wide, y: rows * tall + 15, "text-anchor": "middle" }, options.columns(c)));
-  chart.svg.append(make("text", { x: left + (chart.width - left) / 2, y: rows * tall + 32, "text-anchor": "middle" }, options.below));
+  for (let c = 0; c < columns + Boolean(options.edges); c++) if (options.columns(c)) chart.svg.append(make("text", { x: left + (c + (options.edges ? 0 : 0.5)) * wide, y: rows * tall + 15, "text-anchor": "middle" }, options.columns(c)));
+  chart.svg.append(make("text", { x: (left + right) / 2, y: rows * tall + 32, "text-anchor": "middle" }, options.below));
 }

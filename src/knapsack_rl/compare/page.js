@@ -109,6 +109,7 @@ function learning() {
 }
 
 const rateName = (i) => `${+(100 * data.rate_edges[i]).toFixed(0)}`;
+const RATES_NAMED = ["0", "10", "30", "50", "70", "90", "100"];
 const countName = (i) => {
   const low = data.count_edges[i], high = data.count_edges[i + 1] - 1;
   return i === data.count_edges.length - 2 ? `${low}+` : low === high ? `${low}` : `${low}–${high}`;
@@ -128,7 +129,7 @@ function allocation() {
     $("heat").append(figure);
     const shares = data.count_edges.slice(1).map((_, c) => table.map((row) => row[c] / Math.max(row.reduce((a, b) => a + b), 1)));
     heatChart(figure, shares, { title: data.rules[r], up: true, tall: 12, colour: () => style(r).colour, below: "true success rate, %",
-      rows: (c) => c % 2 ? "" : countName(c), columns: (i) => i % 3 ? "" : rateName(i),
+      left: () => 52, rows: (c) => c % 2 ? "" : countName(c), edges: true, columns: (i) => RATES_NAMED.includes(rateName(i)) ? rateName(i) : "",
       tell: (c, i) => `${countName(c)} rollouts at ${rateName(i)}–${rateName(i + 1)} %` });
   }
 }
@@ -140,10 +141,10 @@ function counts() {
     const sums = data.count_edges.slice(1).map((_, c) => table.reduce((sum, row) => sum + row[c], 0)), total = sums.reduce((a, b) => a + b) || 1;
     return sums.map((sum) => sum / total);
   });
-  const width = $("counts").clientWidth, left = Math.min(170, width * 0.36), every = width < 640 ? 3 : 1;
-  heatChart($("counts"), shares, { title: `Groups by size, ${data.presets[state.preset]}`, tall: 20, left, below: "rollouts of a group",
-    colour: (i) => isFront(rules[i]) ? style(rules[i]).colour : "var(--muted)", rows: (i) => clip(data.rules[rules[i]], Math.floor(left / 7.2)), strong: (i) => isFront(rules[i]),
-    columns: (c) => c % every ? "" : countName(c), tell: (i, c) => `${data.rules[rules[i]]}, ${countName(c)} rollouts` });
+  const names = rules.map((r) => data.rules[r]), narrow = $("counts").clientWidth < 640, room = (chart) => nameRoom(names, chart);
+  heatChart($("counts"), shares, { title: `Groups by size, ${data.presets[state.preset]}`, tall: 20, left: room, below: "rollouts of a group",
+    colour: (i) => isFront(rules[i]) ? style(rules[i]).colour : "var(--muted)", rows: (i) => clip(names[i], Math.floor(room({ width: $("counts").clientWidth }) / 7.2)), strong: (i) => isFront(rules[i]),
+    columns: (c) => !narrow ? countName(c) : c % 3 === 1 ? `${data.count_edges[c]}` : "", tell: (i, c) => `${data.rules[rules[i]]}, ${countName(c)} rollouts` });
 }
 
 const brief = (status) => status.replace("extremely", "ext.");
@@ -159,7 +160,7 @@ function transitions() {
           !count ? "·" : share < 0.5 ? "<1" : share.toFixed(0));
       }));
     });
-    return tag("div", { class: "scroll" }, tag("h3", { style: `color:${style(r).colour}` }, data.rules[r]), tag("table", { class: "matrix" }, tag("thead", {}, head), tag("tbody", {}, ...rows)));
+    return tag("div", {}, tag("h3", { style: `color:${style(r).colour}` }, data.rules[r]), tag("table", { class: "matrix" }, tag("thead", {}, head), tag("tbody", {}, ...rows)));
   }));
 }
 
@@ -179,5 +180,5 @@ controls();
 draw();
 let width = document.body.clientWidth;
 new ResizeObserver(() => {
-  if (document.body.clientWidth !== width) { width = document.body.clientWidth; draw(); }
+  if (document.body.clientWidth !== width) { width = document.body.clientWidth; requestAnimationFrame(draw); }
 }).observe(document.body);
