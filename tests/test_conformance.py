@@ -40,7 +40,12 @@ def test_allocators_of_entrants_conform(name: str) -> None:
         assert isinstance(fresh, OneRound)
         return fresh.allocator
 
-    check_allocator(make, getattr(make(), "min_count", SETTING.min_count), SETTING.max_count)
+    limits = getattr(make(), "min_count", SETTING.min_count), SETTING.max_count
+    if name == "knapsack-rl-released":  # it spreads what has no room past the most that a prompt may get: its defect 4
+        with pytest.raises(AssertionError, match="leaves the limits"):
+            check_allocator(make, *limits)
+        return
+    check_allocator(make, *limits)
 
 
 @pytest.mark.parametrize("low", [0, 2, 3])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
+from itertools import islice, product
 
 import numpy as np
 import pytest
@@ -26,8 +26,8 @@ def played(strategy: PilotThenRest, rates: dict[str, float], groups: int = 4, bu
         ]
         return Outcomes.of_groups(0, list(zip(draw.prompt_ids, rewards, strict=True)))
 
-    ids = tuple(rates)
-    return play(strategy, Request(0, groups, budget, lambda k: ids[:k]), generate)
+    ids = iter(rates)
+    return play(strategy, Request(0, groups, budget, lambda k: tuple(islice(ids, k))), generate)
 
 
 def test_the_budget_is_spent_in_two_rounds_on_whole_groups() -> None:
@@ -76,7 +76,7 @@ def test_prompts_that_are_known_are_not_looked_at() -> None:
 
 
 def test_it_passes_what_every_strategy_must() -> None:
-    check_strategy(lambda: PilotThenRest(PosteriorBeliefs(), pool=1))
+    check_strategy(lambda: PilotThenRest(PosteriorBeliefs(), pool=2))
 
 
 @pytest.mark.parametrize("wrong", [{"pool": 0}, {"pilot": 1}, {"pilot_share": 1.0}, {"max_count": 1}])

@@ -5,19 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from knapsack_rl.allocator import KnapsackAllocator, expected_value, make_allocator, oracle_rule
-from knapsack_rl.beliefs import FADING_PASSES
+from knapsack_rl.allocator import KnapsackAllocator, Rule, expected_value, make_allocator, oracle_rule
+from knapsack_rl.beliefs import FADING_PASSES, Beliefs, PaperBeliefs, PosteriorBeliefs
 from knapsack_rl.calibrated import CalibratedBeliefs
 from knapsack_rl.notation import FloatArray
 from knapsack_rl.oracle import GivenBeliefs
 from knapsack_rl.rivals.ar3po import Ar3po
+from knapsack_rl.rivals.cero import cero_rule
+from knapsack_rl.rivals.coba import Coba
 from knapsack_rl.rivals.dapo import DynamicSampling
+from knapsack_rl.rivals.e3 import e3_rule
+from knapsack_rl.rivals.gdro import gdro_rule
 from knapsack_rl.rivals.greso import Greso
+from knapsack_rl.rivals.gvm import Cures, gvm_rule
 from knapsack_rl.rivals.hora import Hora
 from knapsack_rl.rivals.mopps import Mopps
 from knapsack_rl.rivals.pilot_commit import PilotCommit
 from knapsack_rl.rivals.reinforce_ada import ReinforceAda
+from knapsack_rl.rivals.released import released_rule
+from knapsack_rl.rivals.sgpo import sgpo_rule
 from knapsack_rl.rivals.speed import Speed
+from knapsack_rl.rivals.vip import vip_dr_grpo_rule, vip_rloo_rule
 from knapsack_rl.strategy import OneRound, Strategy
 
 
@@ -80,12 +88,42 @@ def _mopps(setting: Setting) -> Strategy:
     return Mopps(setting.seed, pool=max(1, min(Mopps.pool, setting.prompts // setting.groups)))
 
 
+def _cures(setting: Setting) -> Strategy:
+    pool = max(1, min(Cures.POOL, setting.prompts // setting.groups))
+    return Cures(_latest(setting), setting.seed, setting.min_count, setting.max_count, pool)
+
+
+def _posterior(setting: Setting) -> Beliefs:
+    return PosteriorBeliefs(setting.half_life)
+
+
+def _latest(setting: Setting) -> Beliefs:
+    """The mean of the latest rewards, from the first one on."""
+    return PaperBeliefs(min_rewards=1)
+
+
+def _ruled(rule: Rule, beliefs: Callable[[Setting], Beliefs]) -> Callable[[Setting], Strategy]:
+    """An entrant that is a rule over beliefs."""
+    return lambda setting: OneRound(KnapsackAllocator(beliefs(setting), rule, setting.min_count, setting.max_count))
+
+
 ENTRANTS: Mapping[str, Callable[[Setting], Strategy]] = {
     "uniform": _uniform,
     "knapsack-rl": _paper,
     "posterior": _ours,
     "calibrated": _calibrated,
     "oracle": _oracle,
+    "knapsack-rl-released": _ruled(released_rule, lambda _: PaperBeliefs()),
+    "coba-rl": lambda setting: OneRound(Coba(setting.min_count, setting.max_count)),
+    "coba-rl-released": lambda setting: OneRound(Coba(setting.min_count, setting.max_count, released=True)),
+    "vip-rloo": _ruled(vip_rloo_rule, _posterior),
+    "vip-dr-grpo": _ruled(vip_dr_grpo_rule, _posterior),
+    "cero": _ruled(cero_rule, _posterior),
+    "rollout-gdro": _ruled(gdro_rule, _latest),
+    "gvm": _ruled(gvm_rule, _latest),
+    "cures": _cures,
+    "e3": _ruled(e3_rule, _latest),
+    "sgpo": _ruled(sgpo_rule, _latest),
     "dapo": lambda setting: DynamicSampling(),
     "greso": lambda setting: Greso(setting.seed),
     "mopps": _mopps,

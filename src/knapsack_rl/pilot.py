@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from knapsack_rl.beliefs import Beliefs, Forecast
-from knapsack_rl.groups import join
+from knapsack_rl.groups import fresh, join
 from knapsack_rl.limits import same_limits
 from knapsack_rl.notation import FloatArray, IntArray
 from knapsack_rl.outcomes import Outcomes
@@ -49,7 +49,7 @@ class PilotThenRest:
 
     def step(self, request: Request) -> Turn:
         """Take candidates, look at the best, spend the rest, learn from all of it."""
-        prompt_ids = request.take(request.groups * self.pool)
+        prompt_ids = fresh(request, request.groups * self.pool)
         forecast = self.beliefs.forecast(prompt_ids, request.step)
         chosen = self._worth_a_look(forecast, request)
         ids = tuple(prompt_ids[i] for i in chosen)

@@ -1,0 +1,32 @@
+"""E3-RL4LLMs' rank rule: the harder a prompt seems among those of the step, the more rollouts, linearly in its rank.
+
+    n_i = n_min + (C - B n_min) * rank_i / sum of ranks
+
+for B prompts and C rollouts, where the prompt with the lowest mean reward has rank B and the best rank 1
+(``get_rollout_n_per_prompt`` in LiaoMengqi/E3-RL4LLMs @7e90b8e). Equal means share the mean of their ranks, and
+prompts never seen count as of middling difficulty: our readings. Their limits widen from epoch to epoch and do not
+cap a count before rounding; here the limits are those of the setting, and hold.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from knapsack_rl.allocator import Offer
+from knapsack_rl.beliefs import Forecast
+from knapsack_rl.notation import FloatArray
+from knapsack_rl.rivals.shares import extra_by_shares, fixed_offer
+
+
+def e3_rule(forecast: Forecast, budget: int, low: int, high: int) -> Offer:
+    """Rollouts by rank of difficulty; everybody alike while nothing is known."""
+    return fixed_offer(extra_by_shares(ranks(forecast.success_rates_P), budget, low, high))
+
+
+def ranks(success_rates_P: FloatArray) -> FloatArray:
+    """1 for the easiest prompt to P for the hardest; equal ones share the mean of their ranks; ``[P]``."""
+    _, place_P, times = np.unique(-success_rates_P, return_inverse=True, return_counts=True)
+    last = np.cumsum(times)
+    mean: FloatArray = last - (times - 1) / 2
+    ranks_P: FloatArray = mean[place_P]
+    return ranks_P
