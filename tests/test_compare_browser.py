@@ -1,7 +1,7 @@
 """The page of a comparison in a real browser: no errors, no requests, working filters, names that stay text.
 
 Needs Chromium or Chrome on the machine (`apt-get install chromium`), found on the path or named by `CHROMIUM`. Without
-one these tests fail where `CI` is set, and are skipped elsewhere.
+one these tests fail where `CI` or `KNAPSACK_RL_BROWSER` is set, and are skipped elsewhere.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ import pytest
 
 pytest.importorskip("polars")
 
+from knapsack_rl.cli import main
 from small_comparison import EVIL, RULES, results, write_small_comparison
+from synthetic_run import record_run
 
 pytestmark = pytest.mark.e2e
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 QUIET = (
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--no-first-run",
+    "--disable-quic", "--no-first-run",
 )  # fmt: skip
 FIGURES = (
     "ranking", "by-rollouts", "by-tokens", "by-rounds", "regret-curve", "allocation", "counts", "calibration", "regret",
@@ -39,7 +41,8 @@ def chromium() -> Iterator[Any]:
     path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         missing = "no browser: apt-get install chromium, or name one in CHROMIUM"
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+        needed = any(os.environ.get(name) for name in ("CI", "KNAPSACK_RL_BROWSER"))
+        pytest.fail(missing) if needed else pytest.skip(missing)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -56,9 +59,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def visit(chromium: Any, report: Path) -> Iterator[Open]:
     """Opens the page offline; whatever it complains of or asks for fails the test."""
-    contexts, complaints, requests = [], [], []
+    contexts, complaints, requests, allowed = [], [], [], set()
 
-    def visit(width: int = 1280, height: int = 900, **options: Any) -> Any:
+    def visit(width: int = 1280, height: int = 900, at: Path = report, **options: Any) -> Any:
+        allowed.add(at.as_uri())
         context = chromium.new_context(viewport={"width": width, "height": height}, offline=True, **options)
         contexts.append(context)
         page = context.new_page()
@@ -66,14 +70,14 @@ def visit(chromium: Any, report: Path) -> Iterator[Open]:
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
         page.on("request", lambda request: requests.append(request.url))
-        page.goto(report.as_uri())
+        page.goto(at.as_uri())
         return page
 
     yield visit
     for context in contexts:
         context.close()
     assert complaints == []
-    assert set(requests) <= {report.as_uri()}
+    assert set(requests) <= allowed
 
 
 def test_every_chart_is_drawn_and_named(visit: Open) -> None:
@@ -164,6 +168,61 @@ def test_a_chart_is_read_by_arrow_keys(visit: Open) -> None:
     assert page.locator("#by-rollouts .readout").inner_text() != first
 
 
+def test_one_line_is_in_focus_by_pointer_or_keys_and_shows_its_band_alone(visit: Open) -> None:
+    page = visit()
+    chart = page.locator("#by-rollouts svg")
+    bands = "(bands) => bands.filter((b) => getComputedStyle(b).opacity > 0).map((b) => b.parentNode.dataset.rule)"
+    highlighted = set(chart.locator(".band").evaluate_all(bands))
+    assert "uniform" in highlighted
+    assert len(highlighted) == 6
+    chart.press("ArrowDown")
+    assert len(chart.locator(".band").evaluate_all(bands)) == 1
+    best = page.locator("#by-rollouts .readout .focus").inner_text()
+    assert re.fullmatch(r"\S+ 0\.\d{3} ± 0\.\d{4}", best)
+    chart.press("ArrowDown")
+    assert page.locator("#by-rollouts .readout .focus").inner_text() != best
+    chart.press("Escape")
+    assert set(chart.locator(".band").evaluate_all(bands)) == highlighted
+
+    end = chart.locator("g[data-rule=greso] polyline").evaluate(
+        "(l) => { const p = l.points[l.points.length - 1].matrixTransform(l.getScreenCTM()); return [p.x, p.y]; }"
+    )
+    page.mouse.move(*end)
+    assert chart.locator("g.focus").count() == 1
+    page.mouse.move(5, 5)
+    assert chart.locator("g.focus").count() == 0
+
+
+def test_a_band_ends_where_its_plot_ends(visit: Open) -> None:
+    page = visit()
+    for figure in ("by-rollouts", "by-tokens", "by-rounds", "regret-curve"):
+        for band in page.locator(f"#{figure} .band").all():
+            assert band.get_attribute("clip-path") == f"url(#cut-{figure})"
+        cut = page.locator(f"#cut-{figure} rect")
+        assert float(cut.get_attribute("y")) + float(cut.get_attribute("height")) == 255  # above the axis' numbers
+
+
+def test_names_at_the_ends_do_not_overlap(visit: Open) -> None:
+    page = visit(390, 844)
+    labels = page.locator("svg text[style*='font-weight:600']")
+    overlaps = """(all) => all.flatMap((a, i) => all.slice(i + 1).filter((b) => a.parentNode === b.parentNode)
+        .map((b) => {
+        const p = a.getBoundingClientRect(), q = b.getBoundingClientRect();
+        return Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top);
+    })).filter((depth) => depth > 3)"""
+    assert labels.count() >= 30
+    assert labels.evaluate_all(overlaps) == []
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_headings_stay_in_their_cells(visit: Open, width: int) -> None:
+    page = visit(width, 844)
+    cells = page.locator("#transitions th")
+    assert (
+        cells.evaluate_all("(all) => all.filter((c) => c.scrollWidth > c.clientWidth).map((c) => c.textContent)") == []
+    )
+
+
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
 def test_nothing_is_wider_than_the_screen(visit: Open, width: int) -> None:
     page = visit(width, 844)
@@ -193,6 +252,34 @@ def test_without_scripts_the_tables_are_there(visit: Open) -> None:
     assert page.locator("#controls").is_hidden()
     assert page.locator("noscript").count() == 1
     assert page.locator("#numbers tbody tr").count() == len(RULES)
+
+
+def test_the_command_with_a_rule_whose_file_has_an_evil_name(
+    visit: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = Path("<", "script><img src=x onerror=alert(1)>\"'&.py")
+    file.parent.mkdir()
+    file.write_text("from knapsack_rl.allocator import expected_value as mine\n", encoding="utf-8")
+    size = ["--prompts", "32", "--groups", "4", "--num-generations", "4", "--steps", "10", "--seeds", "2"]
+    assert main(["compare", "--rules", f"oracle,{file}:mine", "--presets", "easy", *size, "--out", "out"]) == 0
+    page = visit(390, 844, at=tmp_path / "out" / "report.html")
+    assert page.locator("script, img").count() == 2
+    assert f"{file}:mine" in page.locator("#numbers tbody th").evaluate_all(
+        "(all) => all.map((one) => one.textContent)"
+    )
+    page.locator("#chooser summary").click()
+    page.locator("#chips button").nth(_chip(page, f"{file}:mine")).click()
+    assert page.evaluate(OVERFLOW) == 0
+
+
+def test_the_report_of_a_run_opens_without_complaints(visit: Open, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    traces = [str(record_run(tmp_path / f"{method}.jsonl", method, steps=8)) for method in ("uniform", "posterior")]
+    assert main(["report", *traces, "--output", str(tmp_path / "report.html")]) == 0
+    page = visit(390, 844, at=tmp_path / "report.html")
+    assert page.locator("svg").count() >= 3
+    assert page.evaluate(OVERFLOW) == 0
 
 
 def _chip(page: Any, rule: str) -> int:

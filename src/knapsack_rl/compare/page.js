@@ -80,7 +80,7 @@ function marks() {
 function ranking() {
   const rows = data.rules.map((name, r) => {
     const [mean, half, level] = data.ahead[state.measure][r][state.preset];
-    return { name, mean, half, style: style(r), front: isFront(r), label: r === uniform && level !== null ? short(level) : "" };
+    return { name, mean, half, style: style(r), front: isFront(r), label: r === uniform && level !== null ? level.toFixed(4) : "" };
   }).filter((row) => row.mean !== null).sort((a, b) => b.mean - a.mean);
   dotChart($("ranking"), rows, { title: `${sentence(MEASURES[state.measure])} ahead of uniform, ${data.presets[state.preset]}` });
 }
@@ -147,7 +147,7 @@ function counts() {
     columns: (c) => !narrow ? countName(c) : c % 3 === 1 ? `${data.count_edges[c]}` : "", tell: (i, c) => `${data.rules[rules[i]]}, ${countName(c)} rollouts` });
 }
 
-const brief = (status) => status.replace("extremely", "ext.");
+const brief = (status) => status.replace("extremely", "ext.").replace("medium", "med.");
 
 function transitions() {
   $("transitions").replaceChildren(...front().map((r) => {

@@ -23,15 +23,17 @@ function reader(figure, chart, lines, x, y, box, options) {
     hair.setAttribute("visibility", "hidden");
     out.replaceChildren();
   };
-  chart.svg.addEventListener("pointermove", (event) => {
+  const point = (event) => {
     const frame = chart.svg.getBoundingClientRect(), grain = chart.width / frame.width;
     const across = (event.clientX - frame.left) * grain, down = (event.clientY - frame.top) * grain;
     at = clamp(x.low + (across - box.left) / (box.right - box.left) * (x.high - x.low), x);
     const nearest = values(lines).map(([line, v]) => [line, Math.abs(y.at(v) - down)]).sort((a, b) => a[1] - b[1])[0];
     focus = nearest && nearest[1] < 16 ? nearest[0] : null;
     show();
-  });
-  chart.svg.addEventListener("pointerleave", hide);
+  };
+  for (const name of ["pointerdown", "pointermove"]) chart.svg.addEventListener(name, point);
+  // A finger leaves as soon as it lifts; what it pointed at stays.
+  chart.svg.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") hide(); });
   chart.svg.addEventListener("blur", hide);
   chart.svg.addEventListener("keydown", (event) => {
     const along = { ArrowLeft: -1, ArrowRight: 1 }[event.key], across = { ArrowUp: -1, ArrowDown: 1 }[event.key];
@@ -48,7 +50,7 @@ function reader(figure, chart, lines, x, y, box, options) {
 const clamp = (value, scale) => Math.min(Math.max(value, scale.low), scale.high);
 const interval = (line, at) => {
   const half = line.half && interpolate(line.x, line.half, at);
-  return half ? ` ± ${half.toFixed(3)}` : "";
+  return half ? ` ± ${half.toFixed(4)}` : "";
 };
 
 function interpolate(xs, ys, at) {
