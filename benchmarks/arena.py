@@ -1,0 +1,108 @@
+"""The arena: ``python -m benchmarks.arena`` runs every built-in rule on every preset and writes docs/arena.md.
+
+Only what stands between the page's marks is written, and the pictures; the prose around it is kept. Finished cells are
+kept too, so that a run which was stopped goes on; pages to look around in lie beside them. Everything but times is
+seeded: the same everywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from benchmarks.arena_pictures import draw_allocation, draw_ranking
+from benchmarks.arena_tables import generated
+from knapsack_rl.compare.cells import Arena
+from knapsack_rl.compare.match import Match, play_match
+from knapsack_rl.compare.page import write_comparison
+from knapsack_rl.compare.results import Results, write_results
+from knapsack_rl.entrants import ENTRANTS
+from knapsack_rl.files import replacing
+from knapsack_rl.simulator import PRESETS
+
+ROOT: Final = Path(__file__).parents[1]
+BEGIN, END = "<!-- generated -->", "<!-- /generated -->"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is run: the arena of both comparisons, and the seeds of each."""
+
+    arena: Arena
+    seeds: int
+    seeds_of_tokens: int
+
+
+FULL: Final = Size(Arena(prompts=4096, groups=256, num_generations=8, steps=300), seeds=6, seeds_of_tokens=4)
+QUICK: Final = Size(Arena(prompts=512, groups=32, num_generations=8, steps=30), seeds=2, seeds_of_tokens=2)
+
+
+def matches(size: Size, rules: tuple[str, ...]) -> dict[str, Match]:
+    """The comparison at the same rollouts, and the one at the same tokens."""
+    in_tokens = replace(size.arena, budget="tokens")
+    return {
+        "rollouts": Match(rules, tuple(PRESETS), tuple(range(size.seeds)), size.arena),
+        "tokens": Match(rules, tuple(PRESETS), tuple(range(size.seeds_of_tokens)), in_tokens),
+    }
+
+
+def play(
+    size: Size, rules: tuple[str, ...], out: Path, workers: int, console: Console
+) -> tuple[dict[str, Results], int]:
+    """Run what is not finished; the results by budget, and how many cells failed."""
+    found, failed = {}, 0
+    for name, match in matches(size, rules).items():
+        console.print(f"{len(match.cells)} cells at the same {name}")
+        found[name], failures = play_match(match, out / name, workers, console)
+        write_results(found[name], out / name / "results.parquet")
+        write_comparison(found[name], match, failures, out / name / "report.html")
+        failed += len(failures)
+    return found, failed
+
+
+def splice(page: str, text: str) -> str:
+    """The page with this text between its marks, and everything else as it was.
+
+    Raises:
+        ValueError: marks that are missing, occur twice, or stand in the wrong order.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in rest or END in before or END in after:
+        raise ValueError(f"the page needs one {BEGIN} and, after it, one {END}: put them where the tables belong")
+    return f"{before}{BEGIN}\n\n{text.strip()}\n\n{END}{after}"
+
+
+def write(found: dict[str, Results], size: Size, page: Path) -> None:
+    """The pictures beside the page, then its generated part."""
+    text = splice(page.read_text(encoding="utf-8"), generated(found, size.arena))
+    images = page.parent / "images"
+    images.mkdir(exist_ok=True)
+    pictures = {"arena-ranking.svg": draw_ranking(found), "arena-allocation.svg": draw_allocation(found["rollouts"])}
+    for path, content in {**{images / name: svg for name, svg in pictures.items()}, page: text}.items():
+        with replacing(path) as file:
+            file.write(content.encode())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.arena", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a small arena: to try it out, not to be believed")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes at a time")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "arena", help="folder of the finished cells")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "arena.md", help="whose generated part to write")
+    options = parser.parse_args()
+    size = QUICK if options.quick else FULL
+    splice(options.page.read_text(encoding="utf-8"), "")  # a page that cannot be written is better known now
+    found, failed = play(size, tuple(ENTRANTS), options.out, options.workers, Console())
+    write(found, size, options.page)
+    print(options.page)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
