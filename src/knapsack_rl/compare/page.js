@@ -156,7 +156,7 @@ function transitions() {
       const total = row.reduce((a, b) => a + b);
       return tag("tr", {}, tag("th", { scope: "row", title: data.statuses[i] }, brief(data.statuses[i])), ...row.map((count) => {
         const share = total ? 100 * count / total : 0;
-        return tag("td", { style: `background:color-mix(in srgb, ${style(r).colour} ${(0.62 * share).toFixed(0)}%, transparent)`, title: `${count} of ${total}` },
+        return tag("td", { style: `background:color-mix(in srgb, ${r === uniform ? "var(--muted)" : style(r).colour} ${(0.55 * share).toFixed(0)}%, transparent)`, title: `${count} of ${total}` },
           !count ? "·" : share < 0.5 ? "<1" : share.toFixed(0));
       }));
     });
