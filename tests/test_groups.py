@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knapsack_rl.groups import fresh, group_size, join, mean_and_deviation, no_groups, pick, thin, to_train
+from knapsack_rl.groups import group_size, join, mean_and_deviation, no_groups, pick, thin, to_train
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.rivals.memory import load_memory, save_memory
 from knapsack_rl.rivals.waiting import Waiting
-from knapsack_rl.strategy import Request
+from knapsack_rl.strategy import Request, fresh
 from knapsack_rl.table import BeliefFileError
 from scripted import NAN, Script
 from strategies import outcome_streams

@@ -10,6 +10,7 @@ from knapsack_rl.beliefs import FADING_PASSES, Beliefs, PaperBeliefs, PosteriorB
 from knapsack_rl.calibrated import CalibratedBeliefs
 from knapsack_rl.notation import FloatArray
 from knapsack_rl.oracle import GivenBeliefs
+from knapsack_rl.pilot import PilotThenRest
 from knapsack_rl.rivals.ar3po import Ar3po
 from knapsack_rl.rivals.cero import cero_rule
 from knapsack_rl.rivals.coba import Coba
@@ -79,17 +80,39 @@ def _calibrated(setting: Setting) -> Strategy:
 
 
 def _oracle(setting: Setting) -> Strategy:
+    return OneRound(KnapsackAllocator(_known(setting), oracle_rule, setting.min_count, setting.max_count))
+
+
+def _known(setting: Setting) -> Beliefs:
     if setting.truth is None:
         raise ValueError("the oracle needs the true success rates, which nobody knows here: leave it out")
-    return OneRound(KnapsackAllocator(GivenBeliefs(setting.truth), oracle_rule, setting.min_count, setting.max_count))
+    return GivenBeliefs(setting.truth)
 
 
 def _mopps(setting: Setting) -> Strategy:
-    return Mopps(setting.seed, pool=max(1, min(Mopps.pool, setting.prompts // setting.groups)))
+    return Mopps(setting.seed, pool=_pool(setting, Mopps.pool))
+
+
+def _pool(setting: Setting, most: int = 4) -> int:
+    """How many times a step's prompts there are to choose from."""
+    return max(1, min(most, setting.prompts // setting.groups))
+
+
+def _calibrated_pool(setting: Setting) -> Strategy:
+    beliefs = CalibratedBeliefs(setting.half_life)
+    return OneRound(KnapsackAllocator(beliefs, expected_value, 0, setting.max_count), _pool(setting))
+
+
+def _calibrated_pilot(setting: Setting) -> Strategy:
+    return PilotThenRest(CalibratedBeliefs(setting.half_life), _pool(setting), max_count=setting.max_count)
+
+
+def _oracle_pool(setting: Setting) -> Strategy:
+    return OneRound(KnapsackAllocator(_known(setting), oracle_rule, 0, setting.max_count), _pool(setting))
 
 
 def _cures(setting: Setting) -> Strategy:
-    pool = max(1, min(Cures.POOL, setting.prompts // setting.groups))
+    pool = _pool(setting, Cures.POOL)
     return Cures(_latest(setting), setting.seed, setting.min_count, setting.max_count, pool)
 
 
@@ -112,7 +135,10 @@ ENTRANTS: Mapping[str, Callable[[Setting], Strategy]] = {
     "knapsack-rl": _paper,
     "posterior": _ours,
     "calibrated": _calibrated,
+    "calibrated-pool": _calibrated_pool,
+    "calibrated-pilot": _calibrated_pilot,
     "oracle": _oracle,
+    "oracle-pool": _oracle_pool,
     "knapsack-rl-released": _ruled(released_rule, lambda _: PaperBeliefs()),
     "coba-rl": lambda setting: OneRound(Coba(setting.min_count, setting.max_count)),
     "coba-rl-released": lambda setting: OneRound(Coba(setting.min_count, setting.max_count, released=True)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,20 +25,6 @@ def group_size(request: Request) -> int:
             f" {2 * request.groups}"
         )
     return size
-
-
-def fresh(request: Request, k: int, met: Collection[str] = (), patience: int = 1) -> tuple[str, ...]:
-    """The next ``k`` prompts of the sampler, without those in ``met`` and those that come twice: perhaps none.
-
-    At most ``patience * k`` prompts are looked at, and at most a step's at a time, which the sampler must always have.
-    """
-    found: dict[str, None] = {}
-    looked = 0
-    while len(found) < k and looked < patience * k:
-        asked = min(request.groups, k - len(found), patience * k - looked)
-        found.update(dict.fromkeys([prompt_id for prompt_id in request.take(asked) if prompt_id not in met]))
-        looked += asked
-    return tuple(found)
 
 
 def equal_draw(prompt_ids: Sequence[str], count: int) -> Draw:

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from knapsack_rl.beliefs import Beliefs, Forecast
-from knapsack_rl.groups import fresh, join
+from knapsack_rl.groups import join
 from knapsack_rl.limits import same_limits
 from knapsack_rl.notation import FloatArray, IntArray
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.solver import solve
-from knapsack_rl.strategy import Batch, Draw, Request, Turn
+from knapsack_rl.strategy import Batch, Draw, Request, Turn, fresh
 from knapsack_rl.values import expected_knapsack_marginals, expected_knapsack_value
 
 

@@ -8,11 +8,13 @@ returns says what was really spent: rollouts, tokens, and rounds of generation t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol, TypeAlias
+
+import numpy as np
 
 from knapsack_rl.allocator import Allocator
 from knapsack_rl.notation import FloatArray, IntArray
@@ -101,6 +103,20 @@ class Strategy(Protocol):
         ...
 
 
+def fresh(request: Request, k: int, met: Collection[str] = (), patience: int = 1) -> tuple[str, ...]:
+    """The next ``k`` prompts of the sampler, without those in ``met`` and those that come twice: perhaps none.
+
+    At most ``patience * k`` prompts are looked at, and at most a step's at a time, which the sampler must always have.
+    """
+    found: dict[str, None] = {}
+    looked = 0
+    while len(found) < k and looked < patience * k:
+        asked = min(request.groups, k - len(found), patience * k - looked)
+        found.update(dict.fromkeys([prompt_id for prompt_id in request.take(asked) if prompt_id not in met]))
+        looked += asked
+    return tuple(found)
+
+
 class OneRound:
     """A strategy that plans once and trains on everything: any allocator."""
 
@@ -120,9 +136,11 @@ class OneRound:
 
     def step(self, request: Request) -> Turn:
         """Plan, draw, learn, and train on all of it."""
-        prompt_ids = request.take(request.groups * self.pool)
+        prompt_ids = fresh(request, request.groups * self.pool)
         plan = self.allocator.plan(prompt_ids, request.budget, request.step)
-        outcomes = yield Draw(plan.prompt_ids, plan.counts_P, plan.success_rates_P, plan.strength_P)
+        chosen = np.flatnonzero(plan.counts_P)  # what was left out is not drawn
+        ids = tuple([plan.prompt_ids[i] for i in chosen.tolist()])
+        outcomes = yield Draw(ids, plan.counts_P[chosen], plan.success_rates_P[chosen], plan.strength_P[chosen])
         self.allocator.observe(outcomes)
         return Batch(outcomes)
 

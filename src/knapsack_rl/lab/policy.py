@@ -62,7 +62,9 @@ class Policy:
             layers = self.model(
                 input_ids=tokens, attention_mask=mask, position_ids=_positions(mask), output_hidden_states=True
             ).hidden_states
-            states.append(torch.cat([layers[-1][:, -1], layers[-2][:, -1]], dim=1))
+            last = [layer[:, -1] for layer in (layers[-1], layers[-2])]
+            # Each layer with root mean square 1: before the final norm they differ in size tenfold.
+            states.append(torch.cat([x / x.pow(2).mean(1, keepdim=True).sqrt() for x in last], dim=1))
         return torch.cat(states).double().numpy()
 
     @torch.no_grad()

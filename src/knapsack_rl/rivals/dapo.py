@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from knapsack_rl.groups import equal_draw, fresh, group_size, no_groups, pick, to_train
+from knapsack_rl.groups import equal_draw, group_size, no_groups, pick, to_train
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.rivals.memory import load_memory, save_memory
-from knapsack_rl.strategy import Request, Turn
+from knapsack_rl.strategy import Request, Turn, fresh
 
 # max_num_gen_batches in the recipe's scripts.
 MOST_BATCHES = 10

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from knapsack_rl.groups import fresh
 from knapsack_rl.notation import BoolArray, FloatArray
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.rivals.dapo import MOST_BATCHES, until_mixed
 from knapsack_rl.rivals.memory import damaged
-from knapsack_rl.strategy import Request, Turn
+from knapsack_rl.strategy import Request, Turn, fresh
 from knapsack_rl.table import PromptTable
 
 STEP = 0.01  # by which the exploration probabilities move after every round

@@ -18,10 +18,9 @@ import numpy as np
 
 from knapsack_rl.allocator import KnapsackAllocator, Offer
 from knapsack_rl.beliefs import Beliefs, Forecast
-from knapsack_rl.groups import fresh
 from knapsack_rl.notation import FloatArray, IntArray
 from knapsack_rl.rivals.shares import counts_from_shares, fixed_offer
-from knapsack_rl.strategy import Batch, Draw, Request, Turn
+from knapsack_rl.strategy import Batch, Draw, Request, Turn, fresh
 
 ALPHA, BETA = 1e-3, 2.0
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from knapsack_rl.groups import fresh, group_size, pick
+from knapsack_rl.groups import group_size, pick
 from knapsack_rl.notation import FloatArray
 from knapsack_rl.outcomes import Outcomes
-from knapsack_rl.strategy import Batch, Draw, Request, Turn
+from knapsack_rl.strategy import Batch, Draw, Request, Turn, fresh
 from knapsack_rl.table import PromptTable
 
 PRIOR = 1.0

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from knapsack_rl.groups import fresh, no_groups, pick, to_train
+from knapsack_rl.groups import no_groups, pick, to_train
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.rivals.dapo import MOST_BATCHES
 from knapsack_rl.rivals.memory import damaged, load_memory, save_memory
 from knapsack_rl.rivals.speed import begun_and_new, settle
 from knapsack_rl.rivals.waiting import Waiting
-from knapsack_rl.strategy import Request, Turn
+from knapsack_rl.strategy import Request, Turn, fresh
 
 # Binary rewards make pass rates exact fractions, and the band's ends belong to it.
 TOLERANCE = 1e-9

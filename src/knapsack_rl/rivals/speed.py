@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from knapsack_rl.groups import fresh, join, no_groups, pick, to_train
+from knapsack_rl.groups import join, no_groups, pick, to_train
 from knapsack_rl.notation import IntArray
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.rivals.memory import damaged, load_memory, save_memory
 from knapsack_rl.rivals.waiting import Waiting
-from knapsack_rl.strategy import Draw, Request, Turn
+from knapsack_rl.strategy import Draw, Request, Turn, fresh
 
 
 @dataclass
