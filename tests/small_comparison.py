@@ -21,9 +21,13 @@ ARENA = Arena(prompts=128, groups=16, num_generations=4, steps=24)
 RULES = ("uniform", "knapsack-rl", "posterior", "oracle", "dapo", "mopps", "greso", "ar3po", EVIL)
 
 
-@cache
 def results(rules: tuple[str, ...] = RULES) -> Results:
     """Results of these rules; the one with the evil name is `hora` in disguise."""
+    return _results(rules)
+
+
+@cache  # of a default argument it would not know that it is the same as when given
+def _results(rules: tuple[str, ...]) -> Results:
     frames = []
     for rule in rules:
         for preset in PRESETS:

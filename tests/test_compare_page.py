@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,21 @@ def test_what_is_drawn_is_what_was_measured(data: dict[str, Any]) -> None:
     over_presets = found.end("mean_p")[r].mean()
     assert data["ahead"]["mean_p"][r][-1][2] == pytest.approx(over_presets, abs=1e-5)
     assert data["regret"][RULES.index("oracle")] == [[0, 0]] * 3
+
+
+def test_the_ranking_that_is_read_is_the_one_that_was_measured(text: str, data: dict[str, Any]) -> None:
+    end = results().end("mean_p").mean(axis=(1, 2))
+    ahead = {rule: end[r] - end[0] for r, rule in enumerate(RULES)}
+    assert data["best"] == sorted(RULES, key=lambda rule: -ahead[rule])
+    table = text[text.index('<table id="numbers">') : text.index("</table>")]
+    rows = re.findall(r'class="name">(.*?)</th>\s*<td>(?:<b>)?([+-]?[\d.]+)', table)
+    assert [unescape(rule) for rule, _ in rows] == data["best"]
+    for rule, figure in rows:
+        wanted = end[0] if rule == "uniform" else ahead[unescape(rule)]
+        assert float(figure) == pytest.approx(wanted, abs=6e-5)
+        assert data["ahead"]["mean_p"][RULES.index(unescape(rule))][-1][0] == pytest.approx(
+            ahead[unescape(rule)], abs=6e-6
+        )
 
 
 def test_a_band_is_of_paired_differences(data: dict[str, Any]) -> None:
