@@ -196,6 +196,19 @@ def test_ties_keep_the_order_that_was_asked_for_and_the_unfinished_come_last() -
     assert [standing.complete for standing in standings] == [True, True, True, False, False]
 
 
+def test_a_narrow_terminal_drops_intervals_and_never_cuts_a_figure_or_a_name() -> None:
+    rules = {"uniform": 0.2, "reinforce-ada-positive": 0.3}
+    results = _ends(**{rule: {preset: [rate] * 3 for preset in "abcd"} for rule, rate in rules.items()})
+    for width, intervals in ((80, 1), (120, 5)):
+        console = Console(width=width, record=True, file=io.StringIO())
+        console.print(ranking_table(rank(results), results.presets, "title", console.width))
+        text = console.export_text()
+        line = next(line for line in text.splitlines() if line.startswith("reinforce-ada-positive"))
+        assert line.split().count("+0.1000") == line.split().count("▲") == 5
+        assert line.count("±0.0000") == intervals
+        assert "…" not in text
+
+
 def test_the_ranking_in_a_terminal() -> None:
     nan = float("nan")
     results = _ends(

@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     title = (
         f"Mean success rate ahead of uniform after the same {arena.budget}, 95 % interval over {len(match.seeds)} seeds"
     )
-    console.print(ranking_table(rank(results), results.presets, title))
+    console.print(ranking_table(rank(results), results.presets, title, console.width))
     for failure in failures:
         console.print(f"failed: {failure.cell.name}: {failure.error}", markup=False, highlight=False, soft_wrap=True)
     write_results(results, arguments.out / "results.parquet")

@@ -20,6 +20,7 @@ T_975: Final = (
     2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 )  # fmt: skip
 ALL = "all presets"
+_CELL, _NAME_ROOM = 17, 32  # characters of "+0.0123 ±0.0012 ▲", and at most of a rule's name before it is folded
 
 
 @dataclass(frozen=True)
@@ -110,24 +111,31 @@ def _by_preset(values_PS: FloatArray, presets: Sequence[str]) -> dict[str, Estim
     return found | {ALL: estimate(values_PS.mean(axis=0))}
 
 
-def ranking_table(standings: Sequence[Standing], presets: Sequence[str], title: str) -> Table:
-    """The ranking for a terminal; green and ▲ where an interval lies above uniform, red and ▼ where below."""
-    table = Table(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False)
-    table.add_column("rule")
-    for name in (ALL, *presets):
+def ranking_table(standings: Sequence[Standing], presets: Sequence[str], title: str, width: int = 120) -> Table:
+    """The ranking for a terminal; green and ▲ where an interval lies above uniform, red and ▼ where below.
+
+    Where the terminal is too narrow for all intervals, the presets are shown without theirs: a figure is never cut.
+    """
+    names = (ALL, *presets)
+    rule_room = min(max(len(standing.rule) for standing in standings), _NAME_ROOM)
+    wide = rule_room + len(names) * (_CELL + 1) <= width
+    table = Table(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("rule", min_width=min(rule_room, 12))
+    for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for standing in standings:
         figures = standing.level if standing.rule == BASELINE else standing.ahead
-        row = [_cell(figures[name], relative=standing.rule != BASELINE) for name in (ALL, *presets)]
+        relative = standing.rule != BASELINE
+        row = [_cell(figures[name], relative, interval=wide or name == ALL) for name in names]
         table.add_row(Text(standing.rule, overflow="fold"), *row)
     return table
 
 
-def _cell(figure: Estimate, relative: bool) -> Text:
+def _cell(figure: Estimate, relative: bool, interval: bool) -> Text:
     if np.isnan(figure.mean):
         return Text("-", style="dim")
-    interval = "" if np.isnan(figure.half) else f" ±{figure.half:.4f}"
+    within = f" ±{figure.half:.4f}" if interval and not np.isnan(figure.half) else ""
     if not relative:
-        return Text(f"{figure.mean:.4f}{interval}  ", style="bold")
+        return Text(f"{figure.mean:.4f}{within}  ", style="bold")
     mark, style = {1: ("▲", "green"), -1: ("▼", "red"), 0: (" ", "")}[figure.sign]
-    return Text(f"{figure.mean:+.4f}{interval} {mark}", style=style)
+    return Text(f"{figure.mean:+.4f}{within} {mark}", style=style)
