@@ -38,7 +38,7 @@ class Size:
     seeds_of_tokens: int
 
 
-FULL: Final = Size(Arena(prompts=4096, groups=256, num_generations=8, steps=300), seeds=6, seeds_of_tokens=4)
+FULL: Final = Size(Arena(prompts=4096, groups=256, num_generations=8, steps=300), seeds=5, seeds_of_tokens=4)
 QUICK: Final = Size(Arena(prompts=512, groups=32, num_generations=8, steps=30), seeds=2, seeds_of_tokens=2)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -98,8 +99,8 @@ class Workers:
         process = multiprocessing.get_context("spawn").Process(target=_work, args=(theirs,), daemon=True)
         with _environment(_ONE_THREAD), _deaf_children():
             process.start()
-        theirs.close()  # so that its death is the end of the pipe
-        self._running[ours] = (process, None)
+            theirs.close()  # so that its death is the end of the pipe
+            self._running[ours] = (process, None)
         return ours
 
     def _give(self, pipe: Connection, waiting: deque[Job]) -> None:
@@ -158,16 +159,25 @@ def _told(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _deaf_children() -> Iterator[None]:
-    """Processes started meanwhile never hear Ctrl-C, not even while they import; we hear it a little later."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+    """Processes started meanwhile never hear Ctrl-C, not even while they import; we hear it when they are started.
+
+    A child has the mask of the thread that starts it. We need a handler too: whatever threads numpy has are not masked,
+    and a start that is cut short leaves a child that complains.
+    """
+    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
         yield
         return
+    heard: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
     resource_tracker.ensure_running()  # whose own start would lift the mask
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+    if heard:
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
