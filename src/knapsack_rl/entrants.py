@@ -18,7 +18,7 @@ from knapsack_rl.rivals.dapo import DynamicSampling
 from knapsack_rl.rivals.e3 import e3_rule
 from knapsack_rl.rivals.gdro import gdro_rule
 from knapsack_rl.rivals.greso import Greso
-from knapsack_rl.rivals.gvm import Cures, gvm_rule
+from knapsack_rl.rivals.gvm import cures_rule, gvm_rule
 from knapsack_rl.rivals.hora import Hora
 from knapsack_rl.rivals.mopps import Mopps
 from knapsack_rl.rivals.pilot_commit import PilotCommit
@@ -111,11 +111,6 @@ def _oracle_pool(setting: Setting) -> Strategy:
     return OneRound(KnapsackAllocator(_known(setting), oracle_rule, 0, setting.max_count), _pool(setting))
 
 
-def _cures(setting: Setting) -> Strategy:
-    pool = _pool(setting, Cures.POOL)
-    return Cures(_latest(setting), setting.seed, setting.min_count, setting.max_count, pool)
-
-
 def _posterior(setting: Setting) -> Beliefs:
     return PosteriorBeliefs(setting.half_life)
 
@@ -147,7 +142,7 @@ ENTRANTS: Mapping[str, Callable[[Setting], Strategy]] = {
     "cero": _ruled(cero_rule, _posterior),
     "rollout-gdro": _ruled(gdro_rule, _latest),
     "gvm": _ruled(gvm_rule, _latest),
-    "cures": _cures,
+    "cures": _ruled(cures_rule, _latest),
     "e3": _ruled(e3_rule, _latest),
     "sgpo": _ruled(sgpo_rule, _latest),
     "dapo": lambda setting: DynamicSampling(),

@@ -11,12 +11,14 @@ are kept within .01 of 0 and 1, as in their code: beyond, the density may be 0 e
 
 Two variants, because the paper and the released code (Within-yao/CoBA-RL @aa6b834a, ``budget_allocators.py``) differ:
 
-- `Coba` is the paper. Our readings: tau = 3, the least that the code uses; F is the mean over the last 10 steps.
-- `Coba(released=True)` is the code: tau = 3 + 9 clip(var(p) / .1667, 0, 1) anew for each batch; only prompts with p
-  between .05 and .99 compete, for 80 % of what the least counts leave (for less, down to 60 %, where fewer than half
-  of the batch compete; the straight line between is our reading); the rest goes to the hard by 1 - p, then to the
-  middle, then to the easy, as far as there is room. Their code drops what nobody has room for; here that is an error,
-  as for every rule.
+- `Coba` is the paper. Our readings: tau = 3, the least that the code uses; F is the mean over the last 3 steps, their
+  class's default (their script: 1).
+- `Coba(released=True)` is the code: only prompts with p between .05 and .99 compete, for 80 % of what the least
+  counts leave (for less, down to 60 %, where fewer than half of the batch compete), with tau = 3 + 9 clip(var(p) /
+  .1667, 0, 1) over those who compete; the rest goes to the hard by 1 - p, then to the middle, then to the easy, as
+  far as there is room. What is left shrinks from prompt to prompt there while the weights' sum does not, so that of
+  prompts alike the later ones get less: a slip of theirs that is kept. What their code drops goes evenly to whoever
+  has room.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from knapsack_rl.solution import checked_budget
 from knapsack_rl.solver import solve
 
 KAPPA, TAU = 11.0, 3.0
-FAILURES_KEPT = 10
+FAILURES_KEPT = 3
 HARD, EASY = 0.05, 0.99
 
 
@@ -117,7 +119,7 @@ def released_counts(success_rates_P: FloatArray, alpha: float, budget: int, low:
     for_them = min(int(spare * competing_share(competes_P)), int(competes_P.sum()) * (high - low))
     if competes_P.any():
         rates_P = np.clip(success_rates_P[competes_P], 0.01, 0.99)
-        tau = TAU + 9 * float(np.clip(success_rates_P.var() / 0.1667, 0, 1))
+        tau = TAU + 9 * float(np.clip(rates_P.var() / 0.1667, 0, 1))
         counts_P[competes_P] = solve(
             lambda rows, stop: coba_marginals(rates_P[rows], alpha, tau, stop),
             for_them + low * rates_P.size,
@@ -126,6 +128,8 @@ def released_counts(success_rates_P: FloatArray, alpha: float, budget: int, low:
     left = spare - for_them
     for group_P in (success_rates_P < HARD, competes_P, success_rates_P > EASY):
         left -= _give(counts_P, group_P, 1 - success_rates_P, left, high)
+    while left > 0:
+        left -= _give(counts_P, np.ones(size, dtype=np.bool_), np.ones(size), left, high)
     return counts_P
 
 
@@ -135,14 +139,19 @@ def competing_share(competes_P: BoolArray) -> float:
 
 
 def _give(counts_P: IntArray, group_P: BoolArray, weights_P: FloatArray, amount: int, high: int) -> int:
-    """Raise the counts of a group, in place, by weight and as far as there is room; returns what was given."""
-    given = 0
-    while given < amount and (open_ := np.flatnonzero(group_P & (counts_P < high))).size:
-        weights = np.maximum(weights_P[open_], 1e-6)
-        parts = np.floor((amount - given) * weights / weights.sum()).astype(np.int64)
-        if not parts.any():
-            parts[: amount - given] = 1
+    """Raise the counts of a group, in place, by weight, prompt after prompt, then evenly; returns what was given."""
+    open_ = np.flatnonzero(group_P & (counts_P < high))
+    weights = np.clip(weights_P[open_], 1e-6, 1 - 1e-6)
+    total, left = float(weights.sum()), amount
+    for i, weight in zip(open_.tolist(), weights.tolist(), strict=True):
+        part = min(int(left * weight / total), high - int(counts_P[i]))
+        counts_P[i] += part
+        left -= part
+    open_ = open_[counts_P[open_] < high]
+    if open_.size:
+        parts = np.full(open_.size, left // open_.size)
+        parts[: left % open_.size] += 1
         parts = np.minimum(parts, high - counts_P[open_])
         counts_P[open_] += parts
-        given += int(parts.sum())
-    return given
+        left -= int(parts.sum())
+    return amount - left

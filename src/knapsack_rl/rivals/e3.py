@@ -3,9 +3,9 @@
     n_i = n_min + (C - B n_min) * rank_i / sum of ranks
 
 for B prompts and C rollouts, where the prompt with the lowest mean reward has rank B and the best rank 1
-(``get_rollout_n_per_prompt`` in LiaoMengqi/E3-RL4LLMs @7e90b8e). Equal means share the mean of their ranks, and
-prompts never seen count as of middling difficulty: our readings. Their limits widen from epoch to epoch and do not
-cap a count before rounding; here the limits are those of the setting, and hold.
+(``get_rollout_n_per_prompt`` in LiaoMengqi/E3-RL4LLMs @7e90b8e). Equal means share the mean of their ranks (our
+reading); prompts never seen get the least, and all are alike while nobody was seen. Their script trains an epoch at 8
+each, then within 6..10, then 4..12; here the limits are those of the setting.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from knapsack_rl.rivals.shares import extra_by_shares, fixed_offer
 
 def e3_rule(forecast: Forecast, budget: int, low: int, high: int) -> Offer:
     """Rollouts by rank of difficulty; everybody alike while nothing is known."""
-    return fixed_offer(extra_by_shares(ranks(forecast.success_rates_P), budget, low, high))
+    ranks_P = np.zeros(forecast.seen_P.size)
+    ranks_P[forecast.seen_P] = ranks(forecast.success_rates_P[forecast.seen_P])
+    return fixed_offer(extra_by_shares(ranks_P, budget, low, high))
 
 
 def ranks(success_rates_P: FloatArray) -> FloatArray:

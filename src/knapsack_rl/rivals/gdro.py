@@ -2,10 +2,11 @@
 
     n_b  proportional to  sqrt(v_b),   v_b = mean of p (1 - p) in bin b,   sum of n = budget
 
-The square root is what minimises the sum of v_b / n_b; the paper reaches the budget by a shadow price that is learned
-online, and here, where the budget of every step is to be met exactly, the price is solved for. Bins are tenths of the
-estimated pass rate (our reading of its pass@k bins). Degenerate cases: a bin without variance gets the least; if none
-has any, all are alike; prompts never seen fall into the bin of 1/2.
+The square root is what minimises the sum of v_b / n_b. The paper learns counts and a shadow price online, by a bandit
+over a few arms (code: kishanpb/verl-gdro); left out here, where the budget of every step is to be met exactly and the
+price is solved for. Bins are tenths of the estimated success rate, where the paper smooths indicators of one right
+answer in eight (our reading). Degenerate cases: a bin without variance gets the least; if none has any, all are
+alike; prompts never seen fall into the bin of 1/2.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from knapsack_rl.limits import same_limits
 from knapsack_rl.notation import FloatArray, IntArray
 
 LEAST = 3
+FLAT = 1e-9  # the least variance: prompts at 0 and 1 tie at falling prices, and so share evenly
 
 
 def vip_rloo_rule(forecast: Forecast, budget: int, low: int, high: int) -> Offer:
@@ -41,7 +42,7 @@ def vip_dr_grpo_rule(forecast: Forecast, budget: int, low: int, high: int) -> Of
 def expected_variance(forecast: Forecast) -> FloatArray:
     """E[p (1 - p)] under the Beta beliefs, a b / ((a + b) (a + b + 1)); ``[P]``."""
     rates_P, strength_P = forecast.success_rates_P, forecast.strength_P
-    variance_P: FloatArray = rates_P * (1 - rates_P) * strength_P / (strength_P + 1)
+    variance_P: FloatArray = np.maximum(rates_P * (1 - rates_P) * strength_P / (strength_P + 1), FLAT)
     return variance_P
 
 
