@@ -63,6 +63,12 @@ def test_prompts_without_variance_get_the_least(rates: list[float], expected: li
     assert counts(forecast(rates, [8.0] * 3), 20) == expected
 
 
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_prompts_without_variance_share_evenly_what_nobody_else_has_room_for(rate: float) -> None:
+    assert counts(forecast([rate] * 4, [8.0] * 4), 32) == [8] * 4
+    assert counts(forecast([rate, 0.5, rate], [8.0] * 3), 40, high=20) == [10, 20, 10]
+
+
 def test_budgets_at_the_limits_leave_no_choice() -> None:
     believed = forecast([0.0, 0.3, 0.9], [1.0, 8.0, 2.0])
     assert counts(believed, 6, 2, 9) == [2, 2, 2]

@@ -88,8 +88,9 @@ def test_below_three_a_head_the_whole_numbers_are_still_the_best(rule: Rule, var
 @BOTH
 def test_prompts_without_variance_get_more_only_when_the_others_are_full(rule: Rule, variance: Variance) -> None:
     assert planned(rule, [0.0, 0.5, 1.0], 26, high=20) == [3, 20, 3]
-    assert sorted(planned(rule, [0.0, 0.5, 1.0], 36, high=20))[-1] == 20
+    assert planned(rule, [0.0, 0.5, 1.0], 36, high=20) == [8, 20, 8]
     assert planned(rule, [0.0, 0.5, 1.0], 60, high=20) == [20, 20, 20]
+    assert planned(rule, [0.0] * 5, 40) == planned(rule, [1.0] * 5, 40) == [8] * 5
 
 
 @BOTH
