@@ -9,7 +9,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.arena_tables import OURS, rivals
+from benchmarks.arena_tables import ORACLES, OURS, rivals
 from knapsack_rl.compare.cells import BASELINE, ORACLE
 from knapsack_rl.compare.meter import RATE_EDGES
 from knapsack_rl.compare.ranking import ALL, rank
@@ -19,7 +19,8 @@ from knapsack_rl.report.svg import panels, style, to_svg
 # An <img> does not see the colours of the page around it.
 _INK = {"currentColor": "#33312e", "var(--muted)": "#6b675f", "var(--rule)": "#e3e0da"}
 _OURS, _OTHER, _ORACLE = "#2563a8", "#8b8780", "#b8590a"
-_LINES = {BASELINE: "#8b8780", "knapsack-rl": "#b8590a", "posterior": "#2563a8", "calibrated": "#0d7f69",
+_LINES = {BASELINE: "#8b8780", "knapsack-rl": "#b8590a", "posterior": "#2563a8", "calibrated": "#5a9bd8",
+          "calibrated-pool": "#0d7f69",
           ORACLE: "#33312e"}  # fmt: skip
 _MORE = ("#9249c9", "#c03a6b")
 
@@ -63,7 +64,7 @@ def _dots(axis: Axes, results: Results, order: list[str]) -> None:
 
 
 def _colour(rule: str) -> str:
-    return _OURS if rule in OURS else _ORACLE if rule == ORACLE else _OTHER
+    return _OURS if rule in OURS else _ORACLE if rule in ORACLES else _OTHER
 
 
 def draw_allocation(results: Results) -> str:

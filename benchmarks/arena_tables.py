@@ -12,7 +12,8 @@ from knapsack_rl.compare.ranking import ALL, Estimate, Standing, estimate, rank
 from knapsack_rl.compare.results import Results
 from knapsack_rl.notation import FloatArray
 
-OURS = ("posterior", "calibrated")
+OURS = ("posterior", "calibrated", "calibrated-pool", "calibrated-pilot")
+ORACLES = (ORACLE, "oracle-pool")
 MEASURES = {
     "mean_p": "mean success rate",
     "held_out_p": "held-out prompts",
@@ -69,7 +70,7 @@ def verdict(results: Results) -> str:
     signs = [s.ahead[preset].sign for s in rivals(rank(results)) for preset in results.presets]
     whole = [s.ahead[ALL].sign for s in rivals(rank(results))]
     return (
-        f"Of {len(whole)} rules (without uniform and the oracle), {whole.count(1)} end ahead of uniform over all"
+        f"Of {len(whole)} rules (without uniform and the oracles), {whole.count(1)} end ahead of uniform over all"
         f" presets, {whole.count(-1)} behind, {whole.count(0)} cannot be told from it. Of {len(signs)} pairs of rule"
         f" and preset: {signs.count(1)} ahead, {signs.count(-1)} behind, {signs.count(0)} undecided. Points of mean"
         f" success rate ahead of uniform, with paired 95 % intervals over {len(results.seeds)} seeds; ▲ and ▼ where the"
@@ -79,7 +80,7 @@ def verdict(results: Results) -> str:
 
 def rivals(standings: Sequence[Standing]) -> list[Standing]:
     """Those that could be used and are not the measure of the others."""
-    return [standing for standing in standings if standing.rule not in (BASELINE, ORACLE)]
+    return [standing for standing in standings if standing.rule not in (BASELINE, *ORACLES)]
 
 
 def ranking(results: Results) -> str:
@@ -98,7 +99,7 @@ def winners(results: Results) -> str:
     """The first two of each preset, how sure their order is, and where ours stand."""
     end = results.end("mean_p")
     return table(
-        ("preset", "first", "ahead of uniform", "second", "first ahead of second", *(f"`{o}`" for o in OURS)),
+        ("preset", "first", "ahead of uniform", "second", "first ahead of second", *(f"`{ours}`" for ours in OURS)),
         (_winner(results, end, p) for p in (None, *range(len(results.presets)))),
     )
 
@@ -124,9 +125,9 @@ def _place(results: Results, order: Sequence[int], rule: str) -> str:
 
 
 def _order(results: Results, measure: FloatArray, preset: int | None) -> list[int]:
-    """Indices of the rules that finished everywhere, the oracle aside, best first."""
+    """Indices of the rules that finished everywhere, oracles aside, best first."""
     means = _of(measure, preset).mean(axis=1)
-    known = [r for r, rule in enumerate(results.rules) if rule != ORACLE and not np.isnan(means[r])]
+    known = [r for r, rule in enumerate(results.rules) if rule not in ORACLES and not np.isnan(means[r])]
     return sorted(known, key=lambda r: -means[r])
 
 
@@ -150,7 +151,8 @@ def other_measures(results: Results) -> str:
             yield [words, *_winner(results, measure, None)[1:]]
 
     return table(
-        ("measure", "first", "ahead of uniform", "second", "first ahead of second", *(f"`{o}`" for o in OURS)), rows()
+        ("measure", "first", "ahead of uniform", "second", "first ahead of second", *(f"`{ours}`" for ours in OURS)),
+        rows(),
     )
 
 
