@@ -3,9 +3,10 @@
     n_i = n_min + (C - B n_min) * rank_i / sum of ranks
 
 for B prompts and C rollouts, where the prompt with the lowest mean reward has rank B and the best rank 1
-(``get_rollout_n_per_prompt`` in LiaoMengqi/E3-RL4LLMs @7e90b8e). Equal means share the mean of their ranks (our
-reading); prompts never seen get the least, and all are alike while nobody was seen. Their script trains an epoch at 8
-each, then within 6..10, then 4..12; here the limits are those of the setting.
+(``get_rollout_n_per_prompt`` in LiaoMengqi/E3-RL4LLMs @7e90b8e). Our reading in four points: their ranks are over the
+whole data set, once an epoch, and here over the step; their means are over all rewards ever seen, and here the latest;
+equal means share the mean of their ranks; and prompts never seen get the least, all being alike while nobody was seen.
+Their script trains an epoch at 8 each, then within 6..10, then 4..12; here the limits are those of the setting.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from knapsack_rl.limits import equal_counts
 from knapsack_rl.notation import FloatArray, IntArray
 from knapsack_rl.solution import checked_budget, checked_limits
 
-_HALVINGS = 200
+_HALVINGS = 80
 
 
 def counts_from_shares(shares_P: FloatArray, budget: int, low: int, high: int) -> IntArray:
