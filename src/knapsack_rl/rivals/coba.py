@@ -12,7 +12,7 @@ are kept within .01 of 0 and 1, as in their code: beyond, the density may be 0 e
 Two variants, because the paper and the released code (Within-yao/CoBA-RL @aa6b834a, ``budget_allocators.py``) differ:
 
 - `Coba` is the paper. Our readings: tau = 3, the least that the code uses; F is the mean over the last 3 steps, their
-  class's default (their script: 1).
+  class's default (their script: 1), and is kept over a resume, where theirs begins anew.
 - `Coba(released=True)` is the code: only prompts with p between .05 and .99 compete, for 80 % of what the least
   counts leave (for less, down to 60 %, where fewer than half of the batch compete), with tau = 3 + 9 clip(var(p) /
   .1667, 0, 1) over those who compete; the rest goes to the hard by 1 - p, then to the middle, then to the easy, as
