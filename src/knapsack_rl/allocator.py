@@ -10,6 +10,7 @@ from typing import Literal, Protocol, TypeAlias, get_args
 import numpy as np
 
 from knapsack_rl.beliefs import Beliefs, Forecast, PaperBeliefs, PosteriorBeliefs
+from knapsack_rl.calibrated import CalibratedBeliefs, Features
 from knapsack_rl.limits import equal_counts, paper_limits, same_limits
 from knapsack_rl.notation import FloatArray, IntArray
 from knapsack_rl.outcomes import Outcomes
@@ -17,7 +18,7 @@ from knapsack_rl.plan import Plan
 from knapsack_rl.solver import Marginals, solve
 from knapsack_rl.values import expected_knapsack_marginals, knapsack_marginals
 
-Method = Literal["posterior", "paper", "uniform"]
+Method = Literal["calibrated", "posterior", "paper", "uniform"]
 
 
 class Allocator(Protocol):
@@ -159,20 +160,30 @@ def _value_at(rates_P: FloatArray) -> Marginals:
 
 
 def make_allocator(
-    method: Method = "posterior", min_count: int = 2, max_count: int = 128, half_life: float = 64.0
+    method: Method = "posterior",
+    min_count: int = 2,
+    max_count: int = 128,
+    half_life: float = 64.0,
+    features: Features | None = None,
 ) -> KnapsackAllocator:
     """The allocator of a named method.
 
     Args:
-        method: ``posterior`` (ours), ``paper`` (the authors') or ``uniform`` (stock GRPO; it still learns beliefs, so
-            that a trace shows what was known).
+        method: ``calibrated`` (beliefs that learn from their own forecasts), ``posterior`` (Beta beliefs from a prompt's
+            own counts), ``paper`` (the authors') or ``uniform`` (stock GRPO; it still learns beliefs, so that a trace
+            shows what was known).
         min_count, max_count: limits on a prompt's rollouts.
-        half_life: steps after which an observation counts half (``posterior`` and ``uniform``).
+        half_life: steps after which an observation counts half (all but ``paper``).
+        features: what prompts look like (``calibrated`` alone): see `CalibratedBeliefs`.
 
     Raises:
-        ValueError: an unknown method, or limits that make no sense.
+        ValueError: an unknown method, limits that make no sense, or features for a method that has no use for them.
     """
+    if features is not None and method != "calibrated":
+        raise ValueError(f"allocation {method!r} has no use for features of prompts: choose 'calibrated', or give none")
     match method:
+        case "calibrated":
+            return KnapsackAllocator(CalibratedBeliefs(half_life, features), expected_value, min_count, max_count)
         case "posterior":
             return KnapsackAllocator(PosteriorBeliefs(half_life), expected_value, min_count, max_count)
         case "paper":

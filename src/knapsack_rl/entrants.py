@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from knapsack_rl.allocator import KnapsackAllocator, Rule, expected_value, make_allocator, oracle_rule
 from knapsack_rl.beliefs import FADING_PASSES, Beliefs, PaperBeliefs, PosteriorBeliefs
-from knapsack_rl.calibrated import CalibratedBeliefs
+from knapsack_rl.calibrated import CalibratedBeliefs, Features
 from knapsack_rl.notation import FloatArray
 from knapsack_rl.oracle import GivenBeliefs
 from knapsack_rl.pilot import PilotThenRest
@@ -41,6 +41,7 @@ class Setting:
         min_count, max_count: limits on a prompt's rollouts.
         seed: of whatever the rule draws at random.
         truth: true success rates of prompts, for the oracle alone; None where nobody knows them.
+        features: what prompts look like to the policy, for the rules that can use it; None where nobody knows.
     """
 
     groups: int = 256
@@ -50,6 +51,7 @@ class Setting:
     max_count: int = 128
     seed: int = 0
     truth: Callable[[Sequence[str]], FloatArray] | None = None
+    features: Features | None = None
 
     @property
     def budget(self) -> int:
