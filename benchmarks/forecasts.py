@@ -34,6 +34,7 @@ from knapsack_rl.logistic import Concentration
 from knapsack_rl.notation import FloatArray
 from knapsack_rl.solver import solve
 from knapsack_rl.strategy import OneRound, Request, play
+from knapsack_rl.text_features import TextFeatures
 from knapsack_rl.values import expected_knapsack_marginals, knapsack_marginals, knapsack_value
 
 POOL, MOST = 4, 64
@@ -46,10 +47,13 @@ WEIGHED_LOOK, OWN_COUNTS, LAST_RESULTS = (2,), (3,), (4, 5, 6)
 
 def watchers(world: LanguageModelWorld, half_life: float) -> Mapping[str, Beliefs]:
     """The beliefs that are compared."""
+    text = TextFeatures()
+    text.remember(world.prompt_ids, world.prompt_ids)  # a prompt is its own id
     return {
         "paper": PaperBeliefs(),
         "posterior": PosteriorBeliefs(half_life),
         "calibrated": CalibratedBeliefs(half_life),
+        "calibrated, text": CalibratedBeliefs(half_life, text),
         "calibrated, hidden states": CalibratedBeliefs(half_life, world.hidden_states),
     }
 
