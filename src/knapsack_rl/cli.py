@@ -1,4 +1,4 @@
-"""The command line: `knapsack-rl train | allocate | replay | report | verl-args`.
+"""The command line: `knapsack-rl train | allocate | replay | report | compare | lab | verl-args`.
 
 Only the chosen command's module is imported, and that module imports what is heavy when it runs, so that `--help` is
 instant. An error that the user can mend is one line on standard error and exit code 2; a traceback means a defect.
@@ -27,6 +27,11 @@ COMMANDS = {
         "knapsack_rl.compare.command",
         "arena",
         "run rules side by side on simulated policies, at the same budget",
+    ),
+    "lab": (
+        "knapsack_rl.lab.command",
+        "trl,arena",
+        "run rules side by side on small language models whose true success rates are known",
     ),
     "verl-args": ("knapsack_rl.verl.command", "verl", "print the overrides that make a verl command a knapsack run"),
 }

@@ -55,13 +55,13 @@ def load_rule(path_and_name: str, setting: Setting) -> Strategy:
     path, _, name = path_and_name.rpartition(":")
     if not path.endswith(".py") or not name:
         raise ValueError(f"{path_and_name!r} does not name a rule: write path/to/file.py:name")
-    module = _run(Path(path))
+    module = run_file(Path(path))
     if not hasattr(module, name):
         raise ValueError(f"{path} has no {name!r}; it has {', '.join(_public(module)) or 'nothing of its own'}")
     return _strategy(getattr(module, name), f"{path}:{name}", setting)
 
 
-def _run(path: Path) -> ModuleType:
+def run_file(path: Path) -> ModuleType:
     """The file as a module of its own, not found by any import."""
     if not path.is_file():
         raise ValueError(f"there is no file {path}: give the path from here ({Path.cwd()}), or the whole path")

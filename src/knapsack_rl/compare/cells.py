@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from knapsack_rl.entrants import Setting
 
@@ -68,7 +68,13 @@ class Arena:
 
 @dataclass(frozen=True)
 class Cell:
-    """One rule on one preset with one seed."""
+    """One rule on one preset with one seed.
+
+    A subclass that is played in another world names in ``decided_beside`` what of the package decides its numbers
+    beside what decides ours: files and folders.
+    """
+
+    decided_beside: ClassVar[tuple[str, ...]] = ()
 
     rule: str
     preset: str
@@ -82,8 +88,9 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """A hash of all that decides the cell's numbers: its settings, our code, and the rule's own file."""
-        decided = {**asdict(self), "code": fingerprint(), "rule_file": _rule_file(self.rule)}
+        """A hash of all that decides the cell's numbers: its settings, our code, and files of somebody's own."""
+        files = [_own_file(self.rule), _own_file(self.preset)]
+        decided = {**asdict(self), "code": fingerprint(*self.decided_beside), "files": files}
         return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:32]
 
     def setting(self) -> Setting:
@@ -104,22 +111,27 @@ class Cell:
 
 
 @cache
-def fingerprint() -> str:
-    """A hash of the code that decides a cell's numbers: an edited rule never meets the results of the old one."""
+def fingerprint(*beside: str) -> str:
+    """A hash of the code that decides a cell's numbers: an edited rule never meets the results of the old one.
+
+    Args:
+        beside: files and folders of the package that decide, too.
+    """
     digest = hashlib.sha256()
-    for path in _deciding_files():
+    for path in _deciding_files(beside):
         digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
-def _deciding_files() -> Iterator[Path]:
+def _deciding_files(beside: Sequence[str] = ()) -> Iterator[Path]:
     for path in sorted(PACKAGE.rglob("*.py")):
-        folder = path.relative_to(PACKAGE).parts[0]
-        if folder not in _SHOWS_ONLY and (folder != "compare" or path.name in _MEASURES):
+        place = path.relative_to(PACKAGE)
+        shows_only = place.parts[0] in _SHOWS_ONLY or (place.parts[0] == "compare" and path.name not in _MEASURES)
+        if not shows_only or any(place.is_relative_to(each) for each in beside):
             yield path
 
 
-def _rule_file(rule: str) -> str:
-    """The contents' hash of the file in ``path.py:name``; empty for a rule of ours."""
-    path, colon, _ = rule.rpartition(":")
+def _own_file(name: str) -> str:
+    """The contents' hash of the file in ``path.py:name``; empty for what is ours."""
+    path, colon, _ = name.rpartition(":")
     return hashlib.sha256(Path(path).read_bytes()).hexdigest() if colon and path.endswith(".py") else ""

@@ -33,16 +33,16 @@ Metrics of a cell beside the others, read at exactly the budget: `area` (mean of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Final, Protocol
 
 import numpy as np
 import polars as pl
 
 from knapsack_rl.metrics import transition_matrix
 from knapsack_rl.notation import BoolArray, FloatArray, IntArray
-from knapsack_rl.simulator import Simulation
-from knapsack_rl.strategy import Played
+from knapsack_rl.outcomes import Outcomes
+from knapsack_rl.strategy import Batch, Draw, Played
 
 SCHEMA: Final = {
     "rule": pl.String, "preset": pl.String, "seed": pl.Int64, "point": pl.Int64, "spent": pl.Float64,
@@ -56,6 +56,40 @@ EXTREME: Final = 0.01
 WINDOWS: Final = (33, 67, 100)
 
 
+class World(Protocol):
+    """A policy that is trained, and whose true success rates are known: a simulation, or a model of the laboratory."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        ...
+
+    @property
+    def prompt_ids(self) -> tuple[str, ...]:
+        """All training prompts."""
+        ...
+
+    def take(self, count: int, /) -> tuple[str, ...]:
+        """The sampler's next prompts."""
+        ...
+
+    def generate(self, draw: Draw, /) -> Outcomes:
+        """Sample and score a round of rollouts."""
+        ...
+
+    def train(self, batch: Batch, /) -> None:
+        """One optimizer step."""
+        ...
+
+    def success_rates(self, prompt_ids: Sequence[str] | None = None, /) -> FloatArray:
+        """True success rates now, of all training prompts by default; ``[P]``."""
+        ...
+
+    def held_out_rates(self) -> FloatArray:
+        """True success rates of prompts that are not trained on, ``[P]``."""
+        ...
+
+
 class Meter:
     """Measures one run.
 
@@ -63,14 +97,20 @@ class Meter:
         steps, rollouts, tokens, rounds: spent so far.
     """
 
-    def __init__(self, simulation: Simulation) -> None:
-        self.simulation = simulation
+    def __init__(self, world: World, followed: Sequence[str] | None = None) -> None:
+        """A meter of a run that is about to begin.
+
+        Args:
+            world: whose policy is trained.
+            followed: prompts over which true rates are averaged; all by default.
+        """
+        self.world, self.followed = world, followed
         self.steps = self.rollouts = self.tokens = self.rounds = 0
         self.seconds = 0.0
-        self._row = {prompt_id: row for row, prompt_id in enumerate(simulation.prompt_ids)}
-        self._start_P = simulation.success_rates()
+        self._row = {prompt_id: row for row, prompt_id in enumerate(world.prompt_ids)}
+        self._start_P = world.success_rates(followed)
         self._hard_P = np.argsort(self._start_P, kind="stable")[: max(self._start_P.size // 4, 1)]
-        self._solved_P = np.zeros(self._start_P.size, dtype=np.bool_)
+        self._solved_P = np.zeros(len(world.prompt_ids), dtype=np.bool_)
         self._since = dict.fromkeys(("prompts", "rollouts", "mixed_groups", "mixed_rows"), 0)
         self._belief = np.zeros(3)  # groups with a belief, sums of squared error and of Brier score
         self._allocation = np.zeros((2, RATE_EDGES.size - 1, COUNT_EDGES.size - 1))
@@ -78,15 +118,11 @@ class Meter:
 
     def take_in(self, played: Played, seconds: float) -> None:
         """A step as it was played, before the policy is trained on it."""
+        self.judge(played)
         batch = played.batch.outcomes
-        ids, counts_P = self._totals(played)
-        rates_P = self.simulation.success_rates(ids)
-        self._allocate(rates_P, counts_P)
-        for draw, outcomes in played.rounds:
+        for _, outcomes in played.rounds:
             self._solved_P[self._rows(outcomes.prompt_ids)] |= outcomes.successes_P > 0
-            if draw.success_rates_P is not None:
-                self._compare(draw.success_rates_P, self.simulation.success_rates(draw.prompt_ids), draw.counts_P > 0)
-        self._since["prompts"] += int((counts_P > 0).sum())
+        self._since["prompts"] += int((totals(played)[1] > 0).sum())
         self._since["rollouts"] += played.rollouts
         self._since["mixed_groups"] += int(batch.mixed_P.sum())
         self._since["mixed_rows"] += int(batch.counts_P[batch.mixed_P].sum())
@@ -96,13 +132,21 @@ class Meter:
         self.rounds += len(played.rounds)
         self.seconds += seconds
 
+    def judge(self, played: Played) -> None:
+        """Hold a step against the truth: who got how many rollouts, and whether what was expected was right."""
+        ids, counts_P = totals(played)
+        self._allocate(self.world.success_rates(ids), counts_P)
+        for draw, _ in played.rounds:
+            if draw.success_rates_P is not None:
+                self._compare(draw.success_rates_P, self.world.success_rates(draw.prompt_ids), draw.counts_P > 0)
+
     def curves(self) -> dict[str, float]:
         """The metrics along the run, now; shares begin anew."""
-        rates_P, since = self.simulation.success_rates(), self._since
+        rates_P, since = self.world.success_rates(self.followed), self._since
         believed, squared, brier = self._belief
         found = {
             "mean_p": float(rates_P.mean()),
-            "held_out_p": float(self.simulation.held_out_rates().mean()),
+            "held_out_p": float(self.world.held_out_rates().mean()),
             "hard_quarter_p": float(rates_P[self._hard_P].mean()),
             "coverage": float(self._solved_P.mean()),
             "mixed_prompts": _share(since["mixed_groups"], since["prompts"]),
@@ -128,17 +172,9 @@ class Meter:
         for name, sums in zip(("groups", "expected", "true"), self._reliability, strict=True):
             for i in np.flatnonzero(self._reliability[0]):
                 yield f"reliability_{name}", float(BELIEF_EDGES[i]), None, float(sums[i])
-        moved = transition_matrix(to_extremes(self._start_P), to_extremes(self.simulation.success_rates()))
+        moved = transition_matrix(to_extremes(self._start_P), to_extremes(self.world.success_rates(self.followed)))
         for i, j in np.argwhere(moved > 0):
             yield "transition", float(i), float(j), float(moved[i, j])
-
-    def _totals(self, played: Played) -> tuple[tuple[str, ...], IntArray]:
-        """Every prompt that was drawn in the step, with its rollouts over all rounds."""
-        totals: dict[str, int] = {}
-        for draw, _ in played.rounds:
-            for prompt_id, count in zip(draw.prompt_ids, draw.counts_P.tolist(), strict=True):
-                totals[prompt_id] = totals.get(prompt_id, 0) + count
-        return tuple(totals), np.array(list(totals.values()), dtype=np.int64)
 
     def _allocate(self, rates_P: FloatArray, counts_P: IntArray) -> None:
         cells = (bin_of(rates_P, RATE_EDGES), bin_of(counts_P, COUNT_EDGES))
@@ -156,6 +192,15 @@ class Meter:
 
     def _rows(self, prompt_ids: tuple[str, ...]) -> IntArray:
         return np.array([self._row[prompt_id] for prompt_id in prompt_ids], dtype=np.int64)
+
+
+def totals(played: Played) -> tuple[tuple[str, ...], IntArray]:
+    """Every prompt that was drawn in a step, with its rollouts over all rounds."""
+    found: dict[str, int] = {}
+    for draw, _ in played.rounds:
+        for prompt_id, count in zip(draw.prompt_ids, draw.counts_P.tolist(), strict=True):
+            found[prompt_id] = found.get(prompt_id, 0) + count
+    return tuple(found), np.array(list(found.values()), dtype=np.int64)
 
 
 def bin_of(values: FloatArray | IntArray, edges: FloatArray | IntArray) -> IntArray:

@@ -1,16 +1,18 @@
 // The page: what is chosen, and every chart drawn anew when the choice changes.
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
-const MEASURES = { mean_p: "mean success rate", area: "mean success rate over the whole run (area)", held_out_p: "success rate on held-out prompts",
+const MEASURES = { mean_p: "mean success rate", area: "mean over the whole run (area under the curve)", held_out_p: "success rate on held-out prompts",
   hard_quarter_p: "success rate on the hardest quarter", coverage: "share of prompts ever solved", mixed_prompts: "share of prompts in mixed groups",
+  hard_half_p: "success rate on the harder half", forgotten: "success rate lost by prompts that were above 90 % at the start", lost: "share of prompts that fell from above 90 % to below 50 %",
+  dead_rollouts: "share of rollouts in groups that all agree", value_share: "value of the plan, as a share of the oracle's", log_score: "log score of expected success rates", overhead: "share of the time spent in the rule",
   mixed_rollouts: "share of rollouts in mixed groups", mixed_groups: "mixed groups per 1,000 rollouts", belief_error: "squared error of expected success rates" };
 const DASHES = ["", "7 3", "2 3", "9 3 2 3", "12 4", "4 2"];
 const SLOTS = 6;
 const everything = data.presets.length - 1;
-const state = { preset: everything, front: [], measure: "mean_p", metric: "mean_p", window: 2 };
+const state = { preset: everything, front: [], measure: data.measure, metric: data.measure, window: 2 };
 
 // Uniform is always marked; ours, the published rule, the oracle and the best two rivals are, to begin with.
-const start = ["posterior", "knapsack-rl", "oracle", ...data.best].filter((rule) => rule !== "uniform" && data.rules.includes(rule));
+const start = ["posterior", "knapsack-rl", data.oracle, ...data.best].filter((rule) => rule !== "uniform" && data.rules.includes(rule));
 state.front = [...new Set(start)].slice(0, 5).map((rule) => data.rules.indexOf(rule));
 const slots = new Map(state.front.map((r, i) => [r, i]));
 const uniform = data.rules.indexOf("uniform");

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from knapsack_rl import __version__
 from knapsack_rl.compare.cells import BASELINE
-from knapsack_rl.compare.match import Match
+from knapsack_rl.compare.match import Contest
 from knapsack_rl.compare.payload import payload
 from knapsack_rl.compare.ranking import ALL, Estimate, Standing, rank
 from knapsack_rl.compare.results import Results
@@ -18,7 +17,7 @@ from knapsack_rl.compare.workers import News
 from knapsack_rl.report.html import fill, write_page
 
 
-def write_comparison(results: Results, match: Match, failures: Sequence[News], out: Path) -> Path:
+def write_comparison(results: Results, match: Contest, failures: Sequence[News], out: Path) -> Path:
     """Write the page, all or nothing; whatever it shows is escaped.
 
     Returns:
@@ -36,15 +35,15 @@ def write_comparison(results: Results, match: Match, failures: Sequence[News], o
         costs=_costs(results, standings),
         failures=failures,
         match=match,
-        settings=asdict(match.arena),
+        settings=match.settings(),
         version=__version__,
     )
     return write_page(page, out)
 
 
-def verdict(standings: Sequence[Standing], match: Match) -> str:
+def verdict(standings: Sequence[Standing], match: Contest) -> str:
     """Who is ahead over all presets, in one sentence or two."""
-    what = f"After the same {match.arena.budget}"
+    what, measure = f"After the same {match.budget}", match.words.measure
     rivals = [standing for standing in standings if standing.rule != BASELINE and standing.complete]
     if not rivals:
         return "Nothing to compare with uniform finished."
@@ -52,11 +51,9 @@ def verdict(standings: Sequence[Standing], match: Match) -> str:
     ahead = sum(standing.ahead[ALL].sign > 0 for standing in rivals)
     behind = sum(standing.ahead[ALL].sign < 0 for standing in rivals)
     if len(match.seeds) < 2:
-        return (
-            f"{what}, {best.rule} ends at the highest mean success rate; one seed says nothing about how sure that is."
-        )
-    words = f"{what}, {ahead} of {len(rivals)} rules end ahead of uniform and {behind} behind it, by mean success rate"
-    return f"{words}. Furthest ahead is {best.rule}: {shown(best.ahead[ALL])} over all presets."
+        return f"{what}, {best.rule} ends at the highest {measure}; one seed says nothing about how sure that is."
+    words = f"{what}, {ahead} of {len(rivals)} rules end ahead of uniform and {behind} behind it, by {measure}"
+    return f"{words}. Furthest ahead is {best.rule}: {shown(best.ahead[ALL])} over all {match.words.preset}s."
 
 
 def shown(figure: Estimate, signed: bool = True) -> str:
@@ -67,19 +64,23 @@ def shown(figure: Estimate, signed: bool = True) -> str:
     return mean if np.isnan(figure.half) else f"{mean} ±{figure.half:.4f}"
 
 
+def _millions(tokens: float) -> str:
+    return f"{tokens / 1e6:,.0f} M" if tokens >= 1e7 else f"{tokens / 1e6:.2f} M"
+
+
 def _costs(results: Results, standings: Sequence[Standing]) -> list[dict[str, str]]:
     """What each rule spent, on average over presets and seeds, and how soon it stood where uniform ended."""
     found = []
     for standing in standings:
         r = results.rules.index(standing.rule)
         spent = {name: float(np.nanmean(results.end(name)[r])) for name in ("steps", "rollouts", "tokens", "rounds")}
-        shares = results.share_to_uniform[r][~np.isnan(results.end("mean_p")[r])]
+        shares = results.share_to_uniform[r][~np.isnan(results.end(results.measure)[r])]
         reached = shares[~np.isnan(shares)]
         found.append({
             "rule": standing.rule,
             "steps": f"{spent['steps']:,.0f}",
             "rollouts": f"{spent['rollouts']:,.0f}",
-            "tokens": f"{spent['tokens'] / 1e6:,.0f} M",
+            "tokens": _millions(spent['tokens']),
             "rounds/step": f"{spent['rounds'] / spent['steps']:.2f}",
             "ms/step in the rule": f"{1000 * float(np.nanmean(results.end('seconds')[r])) / spent['steps']:.1f}",
             "budget to uniform's end": f"{100 * reached.mean():.0f} %" if reached.size else "-",

@@ -8,16 +8,16 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from knapsack_rl.compare.cells import BASELINE, ORACLE
+from knapsack_rl.compare.cells import BASELINE
 from knapsack_rl.compare.meter import COUNT_EDGES, RATE_EDGES, WINDOWS
 from knapsack_rl.compare.ranking import ALL, Estimate, estimate, rank
-from knapsack_rl.compare.results import CURVES, Results
+from knapsack_rl.compare.results import SPENT, Results
 from knapsack_rl.metrics import STATUSES
 from knapsack_rl.notation import FloatArray
 
 # Every second point of the grid: finer than a pixel would be a larger page and the same picture.
 _THIN: Final = slice(None, None, 2)
-_DRAWN: Final = tuple(name for name in CURVES if name not in ("brier", "seconds"))
+_NOT_DRAWN: Final = ("brier", "seconds", *SPENT)
 
 
 def payload(results: Results) -> dict[str, Any]:
@@ -27,7 +27,13 @@ def payload(results: Results) -> dict[str, Any]:
         "rules": list(results.rules),
         "presets": [*results.presets, ALL],
         "seeds": len(results.seeds),
-        "curves": {name: _curves(results.curves[name], results.curves[name][baseline]) for name in _DRAWN},
+        "measure": results.measure,
+        "oracle": results.oracle,
+        "curves": {
+            name: _curves(results.curves[name], results.curves[name][baseline])
+            for name in results.curves
+            if name not in _NOT_DRAWN
+        },
         "spent": {name: _spent(results.curves[name]) for name in ("rollouts", "tokens", "rounds")},
         "ahead": {name: _ahead(results, measure) for name, measure in _measures(results).items()},
         "regret": None if results.regret is None else _estimates(results.regret),
@@ -43,8 +49,9 @@ def payload(results: Results) -> dict[str, Any]:
 
 
 def _measures(results: Results) -> dict[str, FloatArray]:
-    ends = {name: results.end(name) for name in ("mean_p", "held_out_p", "hard_quarter_p", "coverage", "mixed_groups")}
-    return {"mean_p": ends.pop("mean_p"), "area": results.area, **ends}
+    names = ("mean_p", "held_out_p", "hard_quarter_p", "hard_half_p", "coverage", "mixed_groups")
+    ends = {name: results.end(name) for name in names if name in results.curves}
+    return {results.measure: ends.pop(results.measure), "area": results.area, **ends}
 
 
 def _with_all(values: FloatArray) -> FloatArray:
@@ -78,8 +85,8 @@ def _spent(values: FloatArray) -> list[list[Any]]:
 def _regret_curves(results: Results) -> list[list[Any]] | None:
     if results.regret is None:
         return None
-    curves = results.curves["mean_p"]
-    return _curves(curves[results.rules.index(ORACLE)] - curves)
+    curves = results.curves[results.measure]
+    return _curves(curves[results.rules.index(results.oracle)] - curves)
 
 
 def _ahead(results: Results, measure: FloatArray) -> list[list[Any]]:

@@ -88,9 +88,9 @@ def rank(results: Results, measure: FloatArray | None = None) -> list[Standing]:
 
     Args:
         results: what to rank.
-        measure: ``[R, P, S]``; by default `mean_p` when the budget is spent.
+        measure: ``[R, P, S]``; by default what results are ranked by, when the budget is spent.
     """
-    values = results.end("mean_p") if measure is None else measure
+    values = results.end(results.measure) if measure is None else measure
     ahead = values - values[results.rules.index(BASELINE)]
     standings = [
         Standing(rule, _by_preset(ahead[r], results.presets), _by_preset(values[r], results.presets),

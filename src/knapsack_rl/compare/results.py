@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 import polars as pl
@@ -37,6 +37,9 @@ class Results:
     rules: tuple[str, ...]
     presets: tuple[str, ...]
     seeds: tuple[int, ...]
+    # What rules are ranked by, and the rule that regret is counted from.
+    measure: ClassVar[str] = "mean_p"
+    oracle: ClassVar[str] = ORACLE
 
     @cached_property
     def curves(self) -> dict[str, FloatArray]:
@@ -46,8 +49,9 @@ class Results:
         the budget, although none stops exactly there.
         """
         shape = (len(self.rules), len(self.presets), len(self.seeds), GRID.size)
-        found = {name: np.full(shape, np.nan) for name in (*CURVES, *SPENT)}
         points = self.frame.filter(pl.col("point").is_not_null(), pl.col("x").is_null())
+        more = points["metric"].unique(maintain_order=True).to_list()
+        found = {name: np.full(shape, np.nan) for name in dict.fromkeys((*CURVES, *more, *SPENT))}
         for key, rows in points.partition_by("rule", "preset", "seed", "metric", as_dict=True).items():
             rule, preset, seed, metric = key
             at = (self.rules.index(rule), self.presets.index(preset), self.seeds.index(seed))
@@ -64,22 +68,22 @@ class Results:
 
     @cached_property
     def area(self) -> FloatArray:
-        """Mean of `mean_p` over the budget: the area under its learning curve, ``[R, P, S]``."""
-        return np.asarray(np.trapezoid(self.curves["mean_p"], GRID, axis=-1), dtype=np.float64)
+        """Mean of the measure over the budget: the area under its learning curve, ``[R, P, S]``."""
+        return np.asarray(np.trapezoid(self.curves[self.measure], GRID, axis=-1), dtype=np.float64)
 
     @cached_property
     def regret(self) -> FloatArray | None:
-        """How far `mean_p` ends below the oracle's on the same seed, ``[R, P, S]``; None without the oracle."""
-        if ORACLE not in self.rules:
+        """How far the measure ends below the oracle's on the same seed, ``[R, P, S]``; None without the oracle."""
+        if self.oracle not in self.rules:
             return None
-        end = self.end("mean_p")
-        regret: FloatArray = end[self.rules.index(ORACLE)] - end
+        end = self.end(self.measure)
+        regret: FloatArray = end[self.rules.index(self.oracle)] - end
         return regret
 
     @cached_property
     def share_to_uniform(self) -> FloatArray:
-        """Share of the budget after which `mean_p` is where uniform's ends; NaN if it never is, ``[R, P, S]``."""
-        curves = self.curves["mean_p"]
+        """Share of the budget after which the measure is where uniform's ends; NaN if it never is, ``[R, P, S]``."""
+        curves = self.curves[self.measure]
         goal = curves[self.rules.index(BASELINE), ..., -1]
         found = np.full(curves.shape[:-1], np.nan)
         for at in np.ndindex(found.shape):
@@ -99,7 +103,13 @@ def first_reach(curve: FloatArray, goal: float) -> float:
     return float(GRID[i - 1] + part * (GRID[i] - GRID[i - 1]))
 
 
-def gather(files: Sequence[Path], rules: Sequence[str], presets: Sequence[str], seeds: Sequence[int]) -> Results:
+def gather(
+    files: Sequence[Path],
+    rules: Sequence[str],
+    presets: Sequence[str],
+    seeds: Sequence[int],
+    kind: type[Results] = Results,
+) -> Results:
     """The results in cells' files, with rows for what is only known beside the others.
 
     Raises:
@@ -110,8 +120,8 @@ def gather(files: Sequence[Path], rules: Sequence[str], presets: Sequence[str], 
     wanted = frame.filter(pl.col("rule") == BASELINE).select("preset", "seed").n_unique()
     if wanted != len(presets) * len(seeds):
         raise ValueError(f"{BASELINE} has not finished on every preset and seed: nothing to compare with")
-    results = Results(frame, tuple(rule for rule in rules if rule in present), tuple(presets), tuple(seeds))
-    return Results(pl.concat([frame, _beside(results)]), results.rules, results.presets, results.seeds)
+    results = kind(frame, tuple(rule for rule in rules if rule in present), tuple(presets), tuple(seeds))
+    return kind(pl.concat([frame, _beside(results)]), results.rules, results.presets, results.seeds)
 
 
 def write_results(results: Results, out: Path) -> None:

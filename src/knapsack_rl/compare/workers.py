@@ -9,16 +9,18 @@ import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
-from knapsack_rl.compare.cell import run_cell
+import polars as pl
+
+from knapsack_rl.compare.cell import Progress, run_cell
 from knapsack_rl.compare.cells import Cell, fingerprint
 from knapsack_rl.files import replacing
 
@@ -28,13 +30,18 @@ _ONE_THREAD: Final = dict.fromkeys(
 )
 
 
+# Given a cell, a budget in tokens or None, and whom to tell the share that is spent: its rows. Importable by name.
+Runner: TypeAlias = Callable[[Cell, "int | None", Progress], pl.DataFrame]
+
+
 @dataclass(frozen=True)
 class Job:
-    """A cell to run: its budget in tokens if it has one, and where its rows go."""
+    """A cell to run: where its rows go, its budget in tokens if it has one, and who runs it."""
 
     cell: Cell
     file: Path
     tokens: int | None = None
+    run: Runner = run_cell
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,8 @@ def _run(job: Job, pipe: Connection) -> News:
         pipe.send(News(job.cell, "share", share))
 
     try:
-        rows = run_cell(job.cell, job.tokens, progress)
+        _ = job.cell.key  # hashes the code that came with the first such job, if its world is not the simulator
+        rows = job.run(job.cell, job.tokens, progress)
         if job.cell.key != job.file.stem:
             raise ValueError("its code was edited while the comparison ran: run the same command again")
         with replacing(job.file) as file:

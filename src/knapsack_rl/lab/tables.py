@@ -1,0 +1,124 @@
+"""The laboratory's tables: for each regime what every rule reached, held against uniform on the same seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from knapsack_rl.compare.cells import BASELINE
+from knapsack_rl.compare.ranking import ALL, Estimate, estimate
+from knapsack_rl.lab.results import LabResults
+from knapsack_rl.notation import FloatArray
+
+
+@dataclass(frozen=True)
+class Column:
+    """One measure.
+
+    Attributes:
+        title: its heading.
+        values: of a comparison, ``[R, P, S]``.
+        better: 1 where more is better, -1 where less is.
+    """
+
+    title: str
+    values: Callable[[LabResults], FloatArray]
+    better: int = 1
+
+
+COLUMNS: Final = (
+    Column("area", lambda results: results.area),
+    Column("end", lambda results: results.end("held_out_p")),
+    Column("to uniform's end", lambda results: results.rollouts_to_uniform, -1),
+    Column("harder half", lambda results: results.end("hard_half_p")),
+    Column("ever solved", lambda results: results.end("coverage")),
+    Column("value share", lambda results: results.mean_over_run("value_share")),
+    Column("squared error", lambda results: results.mean_over_run("belief_error"), -1),
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A rule's figure by one measure.
+
+    Attributes:
+        level: mean over seeds.
+        ahead: the difference from uniform on the same seeds; None of uniform itself.
+        better: 1 where uniform is beaten beyond doubt, -1 where uniform wins so, else 0.
+    """
+
+    level: float
+    ahead: Estimate | None
+    better: int
+
+
+def figures(results: LabResults, regime: str) -> Iterator[tuple[str, list[Figure]]]:
+    """Of each rule, best area first, its figures in the order of `COLUMNS`."""
+    p, uniform = results.presets.index(regime), results.rules.index(BASELINE)
+    area = results.area[:, p].mean(axis=1)
+    tables = [column.values(results)[:, p] for column in COLUMNS]
+    for r in np.argsort(-area, kind="stable").tolist():
+        row = []
+        for column, table in zip(COLUMNS, tables, strict=True):
+            ahead = None if r == uniform else estimate(table[r] - table[uniform])
+            row.append(Figure(estimate(table[r]).mean, ahead, 0 if ahead is None else column.better * ahead.sign))
+        yield results.rules[r], row
+
+
+def leads(results: LabResults) -> Iterator[tuple[str, list[Estimate | None]]]:
+    """Of each rule, its share of the oracle's lead on each regime, and the mean over all of them, without interval."""
+    for rule in results.rules:
+        if rule == BASELINE:
+            continue
+        shares = [results.lead_share(rule, regime) for regime in results.presets]
+        means = [share.mean for share in shares if share is not None]
+        yield rule, [*shares, Estimate(float(np.mean(means)), float("nan"), 0) if means else None]
+
+
+def print_tables(results: LabResults, console: Console) -> None:
+    """A table for each regime, and one of leads."""
+    seeds = f"{len(results.seeds)} seed{'s' if len(results.seeds) > 1 else ''}"
+    for regime in results.presets:
+        table = _table(results, f"{regime}: level, and the 95 % interval of the difference from uniform over {seeds}")
+        for column in COLUMNS:
+            table.add_column(column.title, justify="right", no_wrap=True)
+        for rule, row in figures(results, regime):
+            # Whether there is room for what a wide terminal holds is the same for all rows.
+            table.add_row(Text(rule, overflow="fold"), *(_cell(figure, console.width >= 150) for figure in row))
+        console.print(table)
+    if results.oracle in results.rules:
+        table = _table(results, f"Share of the lead of {results.oracle} over uniform, by area, with its 95 % interval")
+        for name in (*results.presets, ALL):
+            table.add_column(name, justify="right", no_wrap=True)
+        for rule, shares in leads(results):
+            table.add_row(Text(rule, overflow="fold"), *(_share(share) for share in shares))
+        console.print(table)
+
+
+def _table(results: LabResults, title: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("rule", min_width=min(max(map(len, results.rules)), 28))
+    return table
+
+
+def _cell(figure: Figure, interval: bool) -> Text:
+    if np.isnan(figure.level):
+        return Text("-", style="dim")
+    if figure.ahead is None:
+        return Text(f"{figure.level:.3f}  ", style="bold")
+    mark, style = {1: ("▲", "green"), -1: ("▼", "red"), 0: (" ", "")}[figure.better]
+    known = interval and not np.isnan(figure.ahead.half)
+    within = f" {figure.ahead.mean:+.3f}±{figure.ahead.half:.3f}" if known else ""
+    return Text(f"{figure.level:.3f}{within} {mark}", style=style)
+
+
+def _share(share: Estimate | None) -> Text:
+    if share is None or np.isnan(share.mean):
+        return Text("-", style="dim")
+    return Text(f"{share.mean:.2f}" + ("" if np.isnan(share.half) else f" ±{share.half:.2f}"))
