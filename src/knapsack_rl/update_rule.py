@@ -6,10 +6,11 @@ import numpy as np
 
 from knapsack_rl.allocator import Offer, Rule
 from knapsack_rl.beliefs import Forecast
+from knapsack_rl.envelope import concave_envelope
 from knapsack_rl.limits import same_limits
 from knapsack_rl.notation import FloatArray
 from knapsack_rl.solver import solve
-from knapsack_rl.update_values import Gain, Update, UpdateValue, Weighting, concave_envelope
+from knapsack_rl.update_values import Gain, Update, UpdateValue, Weighting
 
 # Prompts of which the price of noise is worked out, and how often: it settles within a percent or two.
 SAMPLE, ROUNDS = 128, 4

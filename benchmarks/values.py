@@ -1,0 +1,231 @@
+"""What a rollout is worth: value functions against each other, under each loss, on simulated policies.
+
+    python -m benchmarks.values --worked
+    python -m benchmarks.values [--preset balanced] [--seeds 3] [--first-seed 0] [--beliefs known,calibrated]
+        [--pools 1,4] [--losses rollout-scaled,...] [--tokens]
+
+Each run is 300 steps of 128 prompts x 8 rollouts out of 8,500 prompts; all rules of a seed share prompts and luck. The
+figures are the mean success rate over the run, of the prompts trained on and of held-out ones, less uniform's of the
+same seed: means over seeds with 95 % intervals, in points. With ``--tokens`` the budget of a step is what uniform
+groups are expected to cost in tokens, rules buy by worth per token, and rates are compared at equal tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from knapsack_rl.allocator import KnapsackAllocator, Rule, uniform_rule
+from knapsack_rl.beliefs import FADING_PASSES, Beliefs, Forecast
+from knapsack_rl.calibrated import CalibratedBeliefs
+from knapsack_rl.compare.ranking import estimate
+from knapsack_rl.limits import equal_counts
+from knapsack_rl.notation import FloatArray
+from knapsack_rl.oracle import GivenBeliefs
+from knapsack_rl.simulator import PRESETS, LearnerSettings, Simulation
+from knapsack_rl.solver import solve
+from knapsack_rl.strategy import Batch, Draw, OneRound, Request, Strategy, Turn, fresh, play
+from knapsack_rl.update_rule import update_size_rule
+from knapsack_rl.update_values import GAINS, Update, UpdateValue, Weighting
+
+PROMPTS, GROUPS, EACH, STEPS, MOST, EVERY = 8_500, 128, 8, 300, 64, 10
+OWN_NOISE = 0.1
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss: which rollouts weigh what, and whether advantages are divided by the group's deviation."""
+
+    weighting: Weighting
+    update: Update
+
+    @property
+    def settings(self) -> LearnerSettings:
+        """The simulated learner with this loss."""
+        return replace(LearnerSettings(), weighting=self.weighting, scale_advantages=self.update == "scaled")
+
+
+LOSSES: Mapping[str, Loss] = {
+    "rollout-scaled": Loss("rollout", "scaled"),
+    "prompt-scaled": Loss("prompt", "scaled"),
+    "rollout-unscaled": Loss("rollout", "unscaled"),
+    "prompt-unscaled": Loss("prompt", "unscaled"),
+}
+
+
+def values(loss: Loss) -> Mapping[str, Rule]:
+    """The rules that are compared under a loss."""
+    of_loss = {"update": loss.update, "weighting": loss.weighting}
+    return {
+        "uniform": uniform_rule,
+        **{f"chance of a mixed group, {gain}": update_size_rule(gain, "mixed", "prompt") for gain in GAINS},
+        **{f"scaled update, {gain}": update_size_rule(gain, "scaled", "prompt") for gain in ("own", "shared")},
+        "unscaled update, shared": update_size_rule("shared", "unscaled", "prompt"),
+        "the loss's signal, shared": update_size_rule("shared", **of_loss),
+        "the loss's signal and noise, own": update_size_rule("own", **of_loss, own_noise=OWN_NOISE),
+        "the loss's signal and noise, shared": update_size_rule("shared", **of_loss, own_noise=OWN_NOISE),
+    }
+
+
+class TokenPlan:
+    """A rule whose step may cost so many tokens, instead of so many rollouts; it buys by worth per token."""
+
+    def __init__(self, beliefs: Beliefs, rule: Rule, pool: int, low: int) -> None:
+        self.beliefs, self.rule, self.pool, self.low = beliefs, rule, pool, low
+
+    def step(self, request: Request) -> Turn:
+        """Plan by expected tokens, draw, learn, and train on all of it."""
+        ids = fresh(request, request.groups * self.pool)
+        forecast = self.beliefs.forecast(ids, request.step)
+        known_P = np.isfinite(forecast.tokens_P)
+        cost_P = np.where(known_P, forecast.tokens_P, forecast.tokens_P[known_P].mean() if known_P.any() else 1.0)
+        offer = self.rule(forecast, request.budget, self.low, MOST)
+        counts_P = equal_counts(len(ids), request.budget)
+        if self.low == 0 or (offer.high_P > offer.low_P).any():
+            solution = solve(offer.marginals, request.budget * float(cost_P.mean()), offer.low_P, offer.high_P, cost_P)
+            counts_P = solution.counts_P
+        chosen = np.flatnonzero(counts_P)
+        outcomes = yield Draw(tuple(ids[i] for i in chosen), counts_P[chosen])
+        self.beliefs.observe(outcomes)
+        return Batch(outcomes)
+
+
+def run(strategy: Strategy, simulation: Simulation) -> FloatArray:
+    """One run: tokens so far in millions, mean rate of training prompts and of held-out ones, ``[3, points]``."""
+    rows, tokens = [], 0
+    for step in range(STEPS):
+        if step % EVERY == 0:
+            rows.append([tokens / 1e6, simulation.success_rates().mean(), simulation.held_out_rates().mean()])
+        played = play(strategy, Request(step, GROUPS, GROUPS * EACH, simulation.take), simulation.generate)
+        tokens += played.tokens
+        simulation.train(played.batch)
+    rows.append([tokens / 1e6, simulation.success_rates().mean(), simulation.held_out_rates().mean()])
+    return np.array(rows).T
+
+
+def known(simulation: Simulation) -> Beliefs:
+    """True rates."""
+    return GivenBeliefs(simulation.success_rates)
+
+
+def calibrated(simulation: Simulation) -> Beliefs:
+    """Our best beliefs without features."""
+    return CalibratedBeliefs(FADING_PASSES * PROMPTS / GROUPS)
+
+
+BELIEFS: Mapping[str, Callable[[Simulation], Beliefs]] = {"known": known, "calibrated": calibrated}
+
+
+def at_rollouts(curve: FloatArray, uniform: FloatArray) -> FloatArray:
+    """Mean over the run of both rates, in points."""
+    return 100 * curve[1:].mean(axis=1)
+
+
+def at_tokens(curve: FloatArray, uniform: FloatArray) -> FloatArray:
+    """Mean of both rates over 90 % of uniform's tokens, in points."""
+    grid = np.linspace(0, 0.9 * uniform[0, -1], 50)
+    return 100 * np.array([np.interp(grid, curve[0], rates).mean() for rates in curve[1:]])
+
+
+def compared(
+    preset: str, loss: Loss, belief: str, pool: int, seeds: range, by_tokens: bool
+) -> Iterator[tuple[str, FloatArray]]:
+    """Each rule with what it adds to uniform's two figures, ``[2, seeds]``; uniform's own come first."""
+    low = 2 if pool == 1 else 0
+    score = at_tokens if by_tokens else at_rollouts
+    base: list[FloatArray] = []
+    for name, rule in values(loss).items():
+        if by_tokens and name == "the loss's signal, shared" and loss.weighting == "rollout":
+            continue
+        found = []
+        for seed in seeds:
+            simulation = Simulation(PRESETS[preset](PROMPTS, seed), seed=seed, settings=loss.settings)
+            beliefs = BELIEFS[belief](simulation)
+            strategy: Strategy = OneRound(KnapsackAllocator(beliefs, rule, low, MOST), pool)
+            if name == "uniform":
+                strategy = OneRound(KnapsackAllocator(beliefs, rule, 2, MOST))
+            elif by_tokens:
+                strategy = TokenPlan(beliefs, rule, pool, low)
+            found.append(run(strategy, simulation))
+        if name == "uniform":
+            base = found
+        scores = np.array([score(curve, uniform) for curve, uniform in zip(found, base, strict=True)]).T
+        if name == "uniform":
+            first = scores
+        yield name, scores if name == "uniform" else scores - first
+
+
+def told(values: FloatArray, sign: str = "+") -> str:
+    """A mean with its 95 % interval."""
+    found = estimate(values)
+    return f"{found.mean:{sign}.2f} ± {found.half:.2f}".replace("-", "\u2212")
+
+
+def worked() -> None:
+    """The worked numbers of docs/value.md: expected updates, and plans."""
+    p = np.array([0.02, 0.1, 0.3, 0.5])
+    known_P = np.full(p.size, np.inf)
+    tables = {
+        "chance of a mixed group": UpdateValue("shared", "mixed", "prompt"),
+        "scaled, prompts alike": UpdateValue("shared", "scaled", "prompt"),
+        "scaled, rollouts alike": UpdateValue("shared", "scaled", "rollout"),
+        "unscaled, prompts alike": UpdateValue("shared", "unscaled", "prompt"),
+        "unscaled, rollouts alike": UpdateValue("shared", "unscaled", "rollout"),
+    }
+    sizes = (2, 3, 4, 8, 16, 32, 64)
+    print(f"\n| expected update | p | {' | '.join(f'n = {n}' for n in sizes)} |\n|{'---|' * (len(sizes) + 2)}")
+    for name, value in tables.items():
+        for rate, row in zip(p, value.signals(p, known_P, MOST), strict=True):
+            print(f"| {name} | {rate:g} | {' | '.join(f'{row[n]:.3f}' for n in sizes)} |")
+    p = np.array([0.02, 0.1, 0.3, 0.5, 0.7, 0.9])
+    forecast = Forecast(p, np.full(p.size, np.inf), np.ones(p.size, dtype=bool), np.full(p.size, np.nan))
+    plans: dict[str, Rule] = {
+        "chance of a mixed group, paper": update_size_rule("paper", "mixed", "prompt"),
+        "chance of a mixed group, own": update_size_rule("own", "mixed", "prompt"),
+        "scaled update, own": update_size_rule("own", "scaled", "prompt"),
+        "scaled update, shared": update_size_rule("shared", "scaled", "prompt"),
+        "unscaled update, shared": update_size_rule("shared", "unscaled", "prompt"),
+        "rollouts alike: signal, shared": update_size_rule("shared", "scaled", "rollout"),
+    }
+    for noise in (0.03, 0.1, 0.3):
+        plans[f"rollouts alike: signal and noise {noise:g}, shared"] = update_size_rule(
+            "shared", "scaled", "rollout", noise
+        )
+    print(f"\n| value | {' | '.join(f'p = {rate:g}' for rate in p)} |\n|{'---|' * (p.size + 1)}")
+    for name, rule in plans.items():
+        offer = rule(forecast, EACH * p.size, 2, MOST)
+        counts_P = solve(offer.marginals, EACH * p.size, offer.low_P, offer.high_P).counts_P
+        print(f"| {name} | {' | '.join(map(str, counts_P))} |")
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Print a table for each loss, belief and pool."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.values", description="What a rollout is worth.")
+    parser.add_argument("--preset", default="balanced", choices=list(PRESETS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--beliefs", default="known,calibrated")
+    parser.add_argument("--pools", default="1,4")
+    parser.add_argument("--losses", default=",".join(LOSSES))
+    parser.add_argument("--tokens", action="store_true", help="spend tokens instead of rollouts")
+    parser.add_argument("--worked", action="store_true", help="only the worked numbers of docs/value.md")
+    given = parser.parse_args(words)
+    if given.worked:
+        worked()
+        return
+    seeds = range(given.first_seed, given.first_seed + given.seeds)
+    for loss in given.losses.split(","):
+        for belief in given.beliefs.split(","):
+            for pool in map(int, given.pools.split(",")):
+                print(f"\n{given.preset}, loss {loss}, beliefs {belief}, pool {pool}\n", flush=True)
+                print("| value | trained | held out |\n|---|---|---|")
+                for name, gains in compared(given.preset, LOSSES[loss], belief, pool, seeds, given.tokens):
+                    sign = "" if name == "uniform" else "+"
+                    print(f"| {name} | {told(gains[0], sign)} | {told(gains[1], sign)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
