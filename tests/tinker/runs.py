@@ -98,10 +98,10 @@ def config(kind: str, log_path: str, url: str, model: str, epochs: int, **change
     return train.Config(**settings | changes)
 
 
-def run(kind: str, log_path: str, url: str, model: str, epochs: int = 4, **changes: Any) -> None:
-    """Train, with beliefs that do not fade."""
-    found = config(kind, log_path, url, model, epochs, **changes)
-    asyncio.run(train.main(allocated(found, epochs=epochs if kind == "guess" else 1, half_life=1e9)))
+def run(kind: str, log_path: str, url: str, model: str, epochs: int = 4, **options: Any) -> None:
+    """Train, with beliefs that do not fade; ``options`` are those of `allocated`."""
+    found = config(kind, log_path, url, model, epochs)
+    asyncio.run(train.main(allocated(found, epochs=epochs if kind == "guess" else 1, half_life=1e9, **options)))
 
 
 if __name__ == "__main__":

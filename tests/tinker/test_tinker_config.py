@@ -51,6 +51,7 @@ def test_builders_are_resized_in_a_copy() -> None:
 
 def test_prompts_are_named() -> None:
     assert prompt_of(world.LuckyBuilder(3, 0), None) == ("p3", None)
+    assert prompt_of(world.LuckyBuilder(3, 0), None, lambda builder: f"{builder.prompt}?") == ("p3", "3?")
     assert prompt_of(world.LuckyBuilder(3, 0), lambda builder: f"q{builder.prompt}") == ("q3", None)
     name, text = prompt_of(world.sums(4, 0), None)
     assert text == "4 + 4?"
@@ -104,6 +105,25 @@ def test_a_config_is_allocated_in_one_call(tmp_path: Path) -> None:
     dump_config(found)  # the cookbook writes it to its log
 
 
+def test_a_pool_and_features_in_one_call(tmp_path: Path) -> None:
+    options = {"allocation": "calibrated", "features": "text", "pool": 2, "prompt_text": lambda one: f"p {one.prompt}"}
+    data, _ = asyncio.run(allocated(config(tmp_path), epochs=4, **options).dataset_builder())
+    assert len(data) == 8
+    assert data.session.allocator.min_count == 0
+    assert data.session.allocator.beliefs.half_life == 4.0  # passes, each of which is one step
+    assert data.session.allocator.beliefs.features is data.features
+    data.get_batch(0)
+    assert data.features(["p3"]).any()
+    for wrong, said in (
+        ({"features": "text"}, "'posterior' has no use for features"),
+        ({"pool": 0}, "pool is 0"),
+        ({"pool": 2, "allocation": "uniform"}, "'uniform' does not choose among a pool"),
+        ({"pool": 3}, "pool is 3, and the data set has 2 batches"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            asyncio.run(allocated(config(tmp_path), **wrong).dataset_builder())
+
+
 def test_passes_that_the_cookbook_would_make_are_ours_to_make(tmp_path: Path) -> None:
     if not hasattr(config(tmp_path), "num_epochs"):
         pytest.skip("this version of the cookbook makes one pass")
@@ -122,4 +142,6 @@ def test_loops_that_wait_for_a_number_of_groups_leave_no_prompt_out(tmp_path: Pa
     waiting = train_loop.AsyncConfig(max_steps_off_policy=1, groups_per_batch=8)
     with pytest.raises(ValueError, match="this loop waits for groups_per_batch groups"):
         allocated(config(tmp_path, async_config=waiting), min_rollouts=0)
+    with pytest.raises(ValueError, match="a pool leaves prompts out of a batch, .* use pool=1"):
+        allocated(config(tmp_path, async_config=waiting), pool=2)
     assert allocated(config(tmp_path), min_rollouts=0)

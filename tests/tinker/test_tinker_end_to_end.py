@@ -76,30 +76,35 @@ def trained_on(folder: Path, batch: int) -> tuple[list[int], list[float]]:
     return [sizes[group] for group in sorted(sizes)], [record["total_reward"] for record in records]
 
 
-def check_plans(trace: Trace, steps: int, budget: int = BUDGET) -> None:
+def check_plans(trace: Trace, steps: int, budget: int = BUDGET, least: int = 2) -> None:
     """Whole budgets, groups as planned, uneven ones among them."""
     assert [step.plan.step for step in trace.steps] == list(range(steps))
     for step in trace.steps:
         assert step.plan.counts_P.sum() == step.plan.budget == budget
-        assert step.plan.counts_P.min() >= 2
+        assert step.plan.counts_P.min() >= least
+        assert 1 not in step.plan.counts_P
     assert any(len(set(step.plan.counts_P.tolist())) > 1 for step in trace.steps)
 
 
 def test_it_trains_with_uneven_groups(tmp_path: Path, service: tuple[str, str]) -> None:
-    runs.run("guess", str(tmp_path), *service, epochs=6)
+    """With beliefs that know prompts by their text, choosing from two batches of candidates: here, all prompts."""
+    runs.run("guess", str(tmp_path), *service, epochs=6, allocation="calibrated", features="text", pool=2)
     trace = read_trace(tmp_path / "trace.jsonl")
-    check_plans(trace, 12, 2 * BUDGET)
+    check_plans(trace, 12, 2 * BUDGET, least=0)
+    assert all(len(step.plan.prompt_ids) == world.PROMPTS for step in trace.steps)
+    assert any(not step.plan.counts_P.all() for step in trace.steps)
     assert trace.ended == "finished"
     assert sorted(trace.texts.values()) == [chr(ord("a") + i) for i in range(world.PROMPTS)]
     logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     for batch, (step, metrics) in enumerate(zip(trace.steps, logged, strict=True)):
         # What the cookbook trained on is what was planned, and what was observed is what it trained on.
-        assert trained_on(tmp_path, batch) == (step.plan.counts_P.tolist(), step.outcomes.rewards_PG.tolist())
+        chosen = step.plan.counts_P[step.plan.counts_P > 0].tolist()
+        assert trained_on(tmp_path, batch) == (chosen, step.outcomes.rewards_PG.tolist())
         assert metrics["env/all/total_episodes"] == 2 * BUDGET
         assert metrics["env/all/reward/total"] == pytest.approx(step.outcomes.rewards_PG.mean())
         assert metrics["env/all/knapsack/price"] == pytest.approx(step.plan.price)
         assert metrics["env/all/knapsack/count_max"] == step.plan.counts_P.max()
-    rewards = np.array([np.mean(step.outcomes.pass_rates_P) for step in trace.steps]).reshape(6, 2).mean(axis=1)
+    rewards = np.array([np.nanmean(step.outcomes.pass_rates_P) for step in trace.steps]).reshape(6, 2).mean(axis=1)
     assert rewards[-2:].mean() > rewards[:2].mean() + 0.1, rewards
     rates = [step.plan.success_rates_P for step in trace.steps]
     assert rates[0] == pytest.approx(0.5)

@@ -26,6 +26,7 @@ from tinker_cookbook.rl.types import (
 )
 
 from knapsack_rl import make_allocator
+from knapsack_rl.text_features import TextFeatures
 from knapsack_rl.trace import read_trace
 
 
@@ -52,6 +53,37 @@ def test_groups_are_as_large_as_planned_and_spend_the_budget(tmp_path: Path) -> 
     assert np.concatenate([step.outcomes.rewards_PG for step in steps]).tolist() == wanted
     assert read_trace(tmp_path / "trace.jsonl").ended == "finished"
     np.testing.assert_array_equal(steps[0].outcomes.tokens_PG, 3)
+
+
+def test_a_pool_is_chosen_from_and_the_rollouts_stay(tmp_path: Path) -> None:
+    inner = world.Dataset(batches=6)
+    data = world.dataset(tmp_path, inner, method="calibrated", pool=2, epochs=3)
+    assert len(data) == 18  # as many steps as without a pool
+    for index in range(len(data)):
+        builders = data.get_batch(index)
+        assert inner.asked[-2:] == [2 * index % 6, (2 * index + 1) % 6]
+        groups = world.rollouts(builders)
+        assert [len(group.trajectories_G) for group in groups] == world.counts(builders)
+        assert sum(world.counts(builders)) == world.GROUPS * world.SIZE
+        assert min(world.counts(builders)) >= 2
+    trace = read_trace(tmp_path / "trace.jsonl")
+    assert trace.ended == "finished"
+    chosen = np.array([step.plan.counts_P for step in trace.steps])
+    assert chosen.shape == (18, 2 * world.GROUPS)
+    assert (chosen == 0).any(axis=1).sum() > 9
+    assert chosen[6:, 4:12].sum() > 0.6 * chosen[6:].sum()  # neither hopeless nor sure
+    assert world.evidence(data) == chosen.sum()
+
+
+def test_a_pool_larger_than_the_data_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="pool is 9, and the data set has 8 batches"):
+        world.dataset(tmp_path, pool=9)
+
+
+def test_prompts_without_a_text_have_no_features_of_it(tmp_path: Path) -> None:
+    data = world.dataset(tmp_path, method="calibrated", features=TextFeatures())
+    with pytest.raises(ValueError, match="LuckyBuilder does not say what its prompt is: pass prompt_text="):
+        data.get_batch(0)
 
 
 def test_the_metrics_of_a_batch_come_with_the_group_that_completes_it(tmp_path: Path) -> None:

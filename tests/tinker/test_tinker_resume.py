@@ -10,10 +10,11 @@ import pytest
 import world
 
 from knapsack_rl import BeliefFileError
+from knapsack_rl.text_features import TextFeatures
 from knapsack_rl.tinker.journal import Group, Journal
 
 
-@pytest.mark.parametrize("method", ["posterior", "paper", "uniform"])
+@pytest.mark.parametrize("method", ["posterior", "calibrated", "paper", "uniform"])
 @pytest.mark.parametrize("stop", [2, 4, 6])
 @pytest.mark.parametrize("killed_after", [0, 1])
 def test_a_resumed_run_plans_as_if_it_had_not_stopped(
@@ -26,6 +27,25 @@ def test_a_resumed_run_plans_as_if_it_had_not_stopped(
     assert world.told(tmp_path / "again") == world.told(tmp_path / "through")
     assert world.rates(resumed) == world.rates(through)
     assert resumed.inner.asked == list(range(stop, 8))
+
+
+@pytest.mark.parametrize("stop", [2, 4, 6])
+@pytest.mark.parametrize("killed_after", [0, 1])
+def test_a_resumed_run_with_a_pool_and_features_plans_as_if_it_had_not_stopped(
+    tmp_path: Path, stop: int, killed_after: int
+) -> None:
+    """Features are not in the journal: the prompts of outcomes that are learned again are looked at again."""
+
+    def settings() -> dict[str, Any]:
+        text = {"prompt_text": lambda builder: "x" * 2**builder.prompt, "features": TextFeatures()}
+        return {"method": "calibrated", "half_life": 8.0, "pool": 2, "save_every": stop, **text}
+
+    through = world.train(tmp_path / "through", range(8), **settings())
+    world.train(tmp_path / "again", range(stop + killed_after), **settings())
+    resumed = world.train(tmp_path / "again", range(stop, 8), **settings())
+    assert world.told(tmp_path / "again") == world.told(tmp_path / "through")
+    assert world.rates(resumed) == world.rates(through)
+    assert through.session.allocator.beliefs.look.state()["weights"].any()
 
 
 def test_a_run_killed_right_after_its_checkpoint_has_lost_nothing(tmp_path: Path) -> None:

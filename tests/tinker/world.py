@@ -119,12 +119,12 @@ def dataset(
     half_life: float = 1e9,
     **options: Any,
 ) -> AllocatedDataset:
-    """The small world's data set, allocated."""
+    """The small world's data set, allocated; with a pool, prompts may be left out."""
     run = {"engine": "tinker", "method": method, "seed": 0, "settings": {}}
     path.mkdir(parents=True, exist_ok=True)
-    return AllocatedDataset(
-        inner or Dataset(), Session(make_allocator(method, half_life=half_life)), path, run, **options
-    )
+    least, features = 0 if options.get("pool", 1) > 1 else 2, options.get("features")
+    session = Session(make_allocator(method, least, half_life=half_life, features=features))
+    return AllocatedDataset(inner or Dataset(), session, path, run, **options)
 
 
 def rollouts(builders: Sequence[EnvGroupBuilder], order: Sequence[int] | None = None) -> list[Any]:

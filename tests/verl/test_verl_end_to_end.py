@@ -14,9 +14,10 @@ import pytest
 from world.assets import make
 from world.launch import AVERAGE, PROMPTS_A_STEP, Training
 
-from knapsack_rl import PosteriorBeliefs, make_allocator
+from knapsack_rl import KnapsackAllocator, PosteriorBeliefs, make_allocator
 from knapsack_rl.beliefs import FADING_PASSES
 from knapsack_rl.checkpoint import BELIEFS_FILE
+from knapsack_rl.text_features import TextFeatures
 from knapsack_rl.trace import Step, Trace, read_trace
 from knapsack_rl.verl.command import overrides
 
@@ -56,9 +57,8 @@ def assert_grpo(groups: dict[str, list[tuple[float, float]]]) -> None:
         np.testing.assert_allclose(advantages, expected, atol=1e-4)
 
 
-def assert_replays(trace: Trace, least: int = 2) -> None:
+def assert_replays(trace: Trace, allocator: KnapsackAllocator) -> None:
     """The plans are those of an allocator that has seen the recorded outcomes, and nothing else."""
-    allocator = make_allocator("posterior", least, 12, half_life=FADING_PASSES * STEPS_A_PASS)
     for step in trace.steps:
         planned = allocator.plan(step.plan.prompt_ids, step.plan.budget, step.plan.step)
         assert planned.counts_P.tolist() == step.plan.counts_P.tolist()
@@ -83,12 +83,17 @@ def done(training: Training) -> int:
 
 def pass_rate(steps: list[Step]) -> float:
     """Mean over prompts, so that who was given more rollouts does not matter."""
-    return float(np.mean([rate for step in steps for rate in step.outcomes.pass_rates_P]))
+    return float(np.nanmean([rate for step in steps for rate in step.outcomes.pass_rates_P]))
 
 
 def test_trains_and_resumes_after_a_kill_as_if_it_had_never_stopped(folder: Path) -> None:
+    """With beliefs that know prompts by their text, choosing from two batches of candidates: here, all prompts."""
     steps = 14
-    training = Training(folder, overrides=[f"trainer.total_training_steps={steps}", "trainer.save_freq=3"])
+    training = Training(
+        folder,
+        settings={"allocation": "calibrated", "features": "text", "pool": 2},
+        overrides=[f"trainer.total_training_steps={steps}", "trainer.save_freq=3"],
+    )
     training.run_until(lambda: done(training) >= 6)
     before = read_trace(training.trace)
     assert before.ended is None
@@ -107,16 +112,21 @@ def test_trains_and_resumes_after_a_kill_as_if_it_had_never_stopped(folder: Path
         assert step.plan.budget == step.plan.counts_P.sum() == BUDGET
         assert step.outcomes.counts_P.tolist() == step.plan.counts_P.tolist()
     assert sum(len(set(step.plan.counts_P.tolist())) > 1 for step in trace.steps) > steps // 2, "uniform plans"
-    assert_replays(trace)
+    assert all(len(step.plan.prompt_ids) == 2 * PROMPTS_A_STEP for step in trace.steps)
+    assert any(not step.plan.counts_P.all() for step in trace.steps), "every candidate was chosen"
+    features = TextFeatures()
+    features.remember([*trace.texts], [text.removeprefix("user: ") for text in trace.texts.values()])
+    assert_replays(trace, make_allocator("calibrated", 0, 12, FADING_PASSES * STEPS_A_PASS // 2, features))
 
     updates = trained_on(folder)[-(steps - 3) :]
     for step, groups in zip(trace.steps[3:], updates, strict=True):
-        assert [len(rows) for rows in groups.values()] == step.plan.counts_P.tolist()  # in order; and no padding
+        chosen = step.plan.counts_P[step.plan.counts_P > 0]
+        assert [len(rows) for rows in groups.values()] == chosen.tolist()  # in order; and no padding
         assert [reward for rows in groups.values() for reward, _ in rows] == step.outcomes.rewards_PG.tolist()
         assert_grpo(groups)
 
     first, last = pass_rate(trace.steps[:4]), pass_rate(trace.steps[-4:])
-    print(f"pass rate: {first:.2f} in the first two passes over the data, {last:.2f} in the last two")
+    print(f"pass rate: {first:.2f} in the first four steps, {last:.2f} in the last four")
     assert last > first + 0.1
     log = training.log.read_text()
     assert "knapsack/frac_prompts_mixed" in log
@@ -163,14 +173,14 @@ def test_two_workers_and_rollouts_that_fail(folder: Path) -> None:
     training = Training(
         folder,
         workers=2,
-        limits=(0, 12),
+        settings={"min_n": 0},
         overrides=["trainer.total_training_steps=6", "trainer.test_freq=6"],
         environment={"WORLD_FAILURES": "0.1"},
     )
     training.run()
     trace = read_trace(training.trace)
     assert [step.plan.budget for step in trace.steps] == [BUDGET] * 6
-    assert_replays(trace, least=0)
+    assert_replays(trace, make_allocator("posterior", 0, 12, half_life=FADING_PASSES * STEPS_A_PASS))
     lost, hit = 0, {"small": [0, 0], "large": [0, 0]}
     for step, groups in zip(trace.steps, trained_on(folder), strict=True):
         missing = step.plan.counts_P - step.outcomes.counts_P

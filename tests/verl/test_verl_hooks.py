@@ -108,6 +108,63 @@ def test_large_groups_lose_rollouts_more_often_but_not_their_turn(
     assert min(learned[prompt] for prompt in (3, 4, 11, 12)) >= 39
 
 
+def test_a_pool_is_chosen_from_and_the_rollouts_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of 4 at 4 rollouts each, chosen from 16 candidates; half of these teach nothing."""
+    words = ["+knapsack.allocation=calibrated", "+knapsack.features=text", "+knapsack.pool=4", "+knapsack.min_n=0"]
+    world = World(tmp_path, monkeypatch, *words, "data.train_batch_size=4")
+    assert world.config.data.train_batch_size == 16
+    assert world.config.trainer.total_epochs == 4 * 30  # so that the number of steps stays
+    assert world.run.budget(16) == 16
+    assert world.run.budget(1) == 4  # a refill, in place of a group of rollout.n
+    random, given = np.random.default_rng(0), np.zeros((30, 16))
+    for step in range(1, 31):
+        world.step, counts = step, given[step - 1]
+
+        def answer(uid: str, prompt: int, count: int, counts: np.ndarray = counts) -> list[float | None]:
+            counts[prompt] = count
+            rate = (0.0, 1.0, 0.5, 0.5)[prompt % 4]
+            return [float(x) for x in random.random(count) < rate]
+
+        world.answer = answer
+        world.generate(step, list(range(16)))
+        batch, metrics = world.buffer.sample(step, "train", 16)
+        world.queue.kv_clear([*batch.keys, *world.sent], "train")
+        assert len(batch.keys) == 16
+        assert metrics["knapsack/rollouts_lost"] == 0
+        assert prompts_of(batch.keys) == np.flatnonzero(counts).tolist()
+    assert (given.sum(axis=1) == 16).all()
+    assert not (given == 1).any()
+    assert (given == 0).sum(axis=1).min() >= 8  # of 16 rollouts, groups of 2 at least
+    assert given[15:, 2::4].sum() + given[15:, 3::4].sum() > 0.8 * given[15:].sum()
+    assert len(read_trace(tmp_path / "trace.jsonl").steps[0].plan.prompt_ids) == 16
+
+
+def test_a_pool_larger_than_the_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path, monkeypatch, "+knapsack.pool=4")
+    world.steps_per_epoch = 0
+    with pytest.raises(ConfigError, match="asks for 4096 candidates a step, and the training data have fewer"):
+        world.run.begin()
+
+
+def test_prompts_are_known_by_their_text_before_and_after_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["+knapsack.allocation=calibrated", "+knapsack.features=text"]
+    world = World(tmp_path, monkeypatch, *words, mode="colocate_async")
+    world.answer = lambda uid, prompt, count: [float(prompt % 2)] * count
+    world.generate(1, [0, 1, 2, 3])
+    known = world.run.features(ids_of([0, 1]))  # type: ignore[misc]
+    assert known.any(axis=1).all()
+    assert known[0].tolist() != known[1].tolist()
+    again = World(tmp_path, monkeypatch, *words, "trainer.resume_mode=disable", mode="colocate_async")
+    again.queue.tags, again.queue.fields = world.queue.tags, world.queue.fields  # as verl restores them
+    again.buffer.sample(2, "train", 4)
+    beliefs = again.run.session.allocator.beliefs  # type: ignore[attr-defined]
+    forecast = beliefs.forecast(ids_of([0, 1, 2, 3]), 2)
+    assert forecast.seen_P.all()
+    assert (np.diff(forecast.success_rates_P)[[0, 2]] > 0.1).all()
+
+
 def test_columns_come_as_one_plain_value_a_row() -> None:
     """Also for a refill of one prompt, whose chat must not be taken for a column of messages."""
     chats = np.empty(1, dtype=object)

@@ -21,6 +21,16 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "verl"
 GRPO = "algorithm.adv_estimator=grpo"
 
 
+def test_verl_accepts_a_pool_and_calibrated_beliefs() -> None:
+    words = overrides(allocation="calibrated", features="text", pool=4)
+    composed = config(GRPO, "actor_rollout_ref.rollout.n=8", *words)
+    assert check_config(composed) == Settings(allocation="calibrated", features="text", pool=4)
+    assert check_config(composed).min_n == 0
+    assert composed.data.train_batch_size == 1024  # changed in verl's own process, once
+    assert "+knapsack.min_n=0" in words
+    assert [word for word in overrides() if word.startswith("+knapsack")] == []
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_verl_accepts_the_overrides(mode: str) -> None:
     settings = {
@@ -59,6 +69,9 @@ def test_the_command_prints_what_overrides_says(capsys: pytest.CaptureFixture[st
     printed = shlex.split(capsys.readouterr().out.replace("\\\n", " "))
     assert printed == [f"{name}={value}" for name, value in PAPER.items()] + overrides("colocate_async", max_n=16)
     assert "+knapsack.max_n=16" in printed
+    assert main(["verl-args", "--pool", "4", "--allocation", "calibrated", "--features", "text"]) == 0
+    printed = shlex.split(capsys.readouterr().out.replace("\\\n", " "))
+    assert printed == overrides(pool=4, allocation="calibrated", features="text")
     assert main(["verl-args", "--min-n", "1"]) == 2
     assert "a group of one has no gradient" in capsys.readouterr().err
 
@@ -66,14 +79,24 @@ def test_the_command_prints_what_overrides_says(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["+knapsack.min_count=2"], "knapsack.min_count is not a setting: there are allocation, min_n"),
-        (["+knapsack.allocation=best"], "no allocation method 'best'"),
+        (["+knapsack.min_count=2"], "knapsack.min_count is not a setting: there are allocation, features, pool, min_n"),
+        (["+knapsack.allocation=best"], "knapsack.allocation is 'best': choose calibrated or posterior or paper"),
         (["+knapsack.min_n=1"], "a group of one has no gradient"),
         (["+knapsack.max_n=many"], "knapsack.max_n is 'many': it must be a number"),
         (["+knapsack.min_n=2.5"], "knapsack.min_n is 2.5: it must be a number"),
         (["+knapsack.belief_half_life=-1"], "half_life is -1"),
         (["+knapsack.group_weighting=token"], "choose rollout or prompt"),
         (["+knapsack.prompt_id=uuid"], "choose index or content"),
+        (["+knapsack.features=image"], "knapsack.features is 'image': choose text or none"),
+        (["+knapsack.features=text"], "allocation 'posterior' has no use for features"),
+        (["+knapsack.pool=0"], "pool is 0: it counts batches of candidates"),
+        (["+knapsack.pool=2.5"], "knapsack.pool is 2.5: it must be a number"),
+        (["+knapsack.pool=4", "+knapsack.allocation=paper"], "'paper' does not choose among a pool of candidates"),
+        (["+knapsack.pool=8", "+knapsack.min_n=2"], r"rollout.n \(8\) / knapsack.pool \(8\) is the average"),
+        (
+            ["+knapsack.pool=4", "trainer.v1.trainer_mode=colocate_async"],
+            "candidates without rollouts are back",
+        ),
         (["+knapsack.max_n=4"], r"rollout.n \(8\) is the average .* knapsack.max_n \(4\)"),
         (["algorithm.filter_groups.enable=True"], "algorithm.filter_groups throws away finished groups"),
         (["reward.reward_model.enable=True"], "a colocated reward model scores rollouts only after"),

@@ -16,6 +16,7 @@ from knapsack_rl.ids import content_id
 SIZE_FIELDS = ("num_envs", "group_size")
 
 PromptId = Callable[[EnvGroupBuilder], str]
+PromptText = Callable[[EnvGroupBuilder], str]
 
 
 def group_size(builder: EnvGroupBuilder) -> int:
@@ -46,26 +47,29 @@ def resized(builder: EnvGroupBuilder, count: int) -> EnvGroupBuilder:
     return other
 
 
-def prompt_of(builder: EnvGroupBuilder, prompt_id: PromptId | None) -> tuple[str, str | None]:
+def prompt_of(
+    builder: EnvGroupBuilder, prompt_id: PromptId | None, prompt_text: PromptText | None = None
+) -> tuple[str, str | None]:
     """The stable id of the builder's prompt, and its text where there is one.
 
     The id is what ``prompt_id`` says, else the builder's own ``prompt_id``, else a hash of the question of a
-    `ProblemEnv`.
+    `ProblemEnv`. The text is what ``prompt_text`` says, else that question.
 
     Raises:
         ValueError: a builder whose prompt cannot be told from others.
     """
     question = builder.env_thunk().get_question() if isinstance(builder, ProblemGroupBuilder) else None
+    text = question if prompt_text is None else str(prompt_text(builder))
     if prompt_id is not None:
-        return str(prompt_id(builder)), question
+        return str(prompt_id(builder)), text
     if getattr(builder, "prompt_id", None) is not None:
-        return str(builder.prompt_id), question
+        return str(builder.prompt_id), text
     if question is None:
         raise ValueError(
             f"{type(builder).__name__} does not say which prompt it is for: give it a prompt_id, or pass "
             "prompt_id=function of a builder"
         )
-    return content_id([builder.dataset_name, question]), question
+    return content_id([builder.dataset_name, question]), text
 
 
 def _size_field(builder: EnvGroupBuilder) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import chz
 from tinker_cookbook.rl import train
@@ -13,8 +13,10 @@ from tinker_cookbook.rl.types import RLDataset, RLDatasetBuilder
 
 from knapsack_rl.allocator import Allocator, Method, make_allocator
 from knapsack_rl.beliefs import FADING_PASSES
+from knapsack_rl.pool import check_pool, least_rollouts
 from knapsack_rl.session import Session
-from knapsack_rl.tinker.builders import PromptId
+from knapsack_rl.text_features import TextFeatures
+from knapsack_rl.tinker.builders import PromptId, PromptText
 from knapsack_rl.tinker.dataset import AllocatedDataset
 
 
@@ -25,12 +27,20 @@ class AllocatedDatasetBuilder(RLDatasetBuilder):  # type: ignore[misc]
     Attributes:
         inner: builds the data set that the prompts come from. A test set is passed on as it is.
         log_path: the cookbook's.
-        allocation: ``posterior`` (ours), ``paper`` (the authors') or ``uniform`` (stock, with beliefs and trace).
-        min_rollouts, max_rollouts: limits on a prompt's rollouts: at least 2, or 0 to let prompts be left out.
+        allocation: ``posterior`` or ``calibrated`` (ours), ``paper`` (the authors') or ``uniform`` (stock, with beliefs
+            and trace).
+        features: what ``calibrated`` knows prompts by, beside their record: ``text``, the question of a `ProblemEnv` or
+            what ``prompt_text`` returns; or nothing.
+        pool: candidates of a step, in batches of ``inner``: with more than 1, the plan also chooses which prompts are
+            trained on. The number of steps stays, so there are as many more passes over the candidates.
+        min_rollouts: least rollouts of a prompt: at least 2, or 0 to let prompts be left out; by default 2, with a pool
+            0.
+        max_rollouts: most rollouts of a prompt.
         success_threshold: the least reward that counts as a success for the beliefs.
-        epochs: passes over the data set; beliefs help from the second one on.
-        half_life: steps after which an observation counts half; four passes over the data set by default.
+        epochs: passes over the data set, without a pool; beliefs help from the second one on.
+        half_life: steps after which an observation counts half; four passes over the candidates by default.
         prompt_id: names the prompt of a builder that does not do so itself.
+        prompt_text: the text of the prompt of a builder whose environments are not `ProblemEnv`.
         make_allocator: what decides and learns, in place of the one that the fields describe.
         termination, max_steps: as in the cookbook's config.
     """
@@ -38,12 +48,15 @@ class AllocatedDatasetBuilder(RLDatasetBuilder):  # type: ignore[misc]
     inner: RLDatasetBuilder
     log_path: str
     allocation: Method = "posterior"
-    min_rollouts: int = 2
+    features: Literal["text"] | None = None
+    pool: int = 1
+    min_rollouts: int | None = None
     max_rollouts: int = 128
     success_threshold: float = 1.0
     epochs: int = 1
     half_life: float | None = None
     prompt_id: PromptId | None = None
+    prompt_text: PromptText | None = None
     make_allocator: Callable[[], Allocator] | None = None
     termination: TerminationRewardPolicy | None = None
     max_steps: int | None = None
@@ -52,14 +65,18 @@ class AllocatedDatasetBuilder(RLDatasetBuilder):  # type: ignore[misc]
         """The data set, at its beginning or where the run goes on, and the test set.
 
         Raises:
-            ValueError: limits or a half-life that make no sense.
+            ValueError: limits, a pool, features or a half-life that make no sense.
+            ImportError: features of texts without the library they need.
         """
         inner, test = await self.inner()
-        half_life = self.half_life or float(FADING_PASSES * max(len(inner), 1))
-        default = make_allocator(self.allocation, self.min_rollouts, self.max_rollouts, half_life)
+        check_pool(self.pool, self.allocation)
+        half_life = self.half_life or FADING_PASSES * max(len(inner) / self.pool, 1.0)
+        features = TextFeatures() if self.features == "text" else None
+        least = least_rollouts(self.min_rollouts, self.pool)
+        default = make_allocator(self.allocation, least, self.max_rollouts, half_life, features)
         session = Session(self.make_allocator() if self.make_allocator is not None else default)
-        names = ("allocation", "min_rollouts", "max_rollouts", "success_threshold", "epochs", "max_steps")
-        settings = {name: getattr(self, name) for name in names} | {"half_life": half_life}
+        names = ("allocation", "features", "pool", "max_rollouts", "success_threshold", "epochs", "max_steps")
+        settings = {name: getattr(self, name) for name in names} | {"min_rollouts": least, "half_life": half_life}
         dataset = AllocatedDataset(
             inner,
             session,
@@ -68,7 +85,10 @@ class AllocatedDatasetBuilder(RLDatasetBuilder):  # type: ignore[misc]
             success_threshold=self.success_threshold,
             epochs=self.epochs,
             max_steps=self.max_steps,
+            pool=self.pool,
+            features=features,
             prompt_id=self.prompt_id,
+            prompt_text=self.prompt_text,
             termination=self.termination,
         )
         return dataset, test
@@ -83,10 +103,12 @@ def allocated(config: train.Config, **options: Any) -> train.Config:
     Raises:
         ValueError: prompts that may be left out, in a loop that waits for a fixed number of groups.
     """
-    if options.get("min_rollouts") == 0 and (config.async_config or config.stream_minibatch_config):
+    pool = options.get("pool", 1)
+    waits = bool(config.async_config or config.stream_minibatch_config)
+    if waits and (pool > 1 or least_rollouts(options.get("min_rollouts"), pool) == 0):
         raise ValueError(
-            "min_rollouts=0 leaves prompts out of a batch, and this loop waits for groups_per_batch groups: use 2, or "
-            "the synchronous loop"
+            f"{'a pool' if pool > 1 else 'min_rollouts=0'} leaves prompts out of a batch, and this loop waits for "
+            f"groups_per_batch groups: use {'pool=1' if pool > 1 else '2'}, or the synchronous loop"
         )
     changes: dict[str, Any] = {}
     if hasattr(config, "num_epochs"):

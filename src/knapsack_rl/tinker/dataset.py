@@ -1,7 +1,8 @@
 """A data set of the cookbook whose groups are as large as the plan says.
 
 The cookbook asks for a batch when it is about to generate it (in its asynchronous loop: when there is room for it), and
-that is when the plan is made. Which prompts are in the batch stays the wrapped data set's business.
+that is when the plan is made. Which prompts are in the batch stays the wrapped data set's business; with a pool, it
+offers several batches, and the plan chooses.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from tinker_cookbook.rl.rollout_limits import TerminationRewardPolicy
 from tinker_cookbook.rl.types import Env, EnvGroupBuilder, RLDataset, Trajectory
 
 from knapsack_rl.session import Session
-from knapsack_rl.tinker.builders import PromptId, group_size, prompt_of, resized
+from knapsack_rl.text_features import TextFeatures
+from knapsack_rl.tinker.builders import PromptId, PromptText, group_size, prompt_of, resized
 from knapsack_rl.tinker.journal import Group, Journal
 from knapsack_rl.tinker.ledger import Ledger
 
@@ -27,7 +29,11 @@ FOLDER, TRACE_FILE = "knapsack", "trace.jsonl"
 
 
 class AllocatedDataset(RLDataset):  # type: ignore[misc]  # Any to the checker, in an environment without Tinker
-    """A data set whose batches spend what the wrapped one's would, divided among their prompts by the plan."""
+    """A data set whose batches spend what the wrapped one's would, divided among their prompts by the plan.
+
+    With a pool of k, step i chooses from the batches k i to k i + k - 1 of the wrapped one, counted on from pass to
+    pass, and spends what one of them would on average. So the number of steps is that of a run without a pool.
+    """
 
     def __init__(
         self,
@@ -39,7 +45,10 @@ class AllocatedDataset(RLDataset):  # type: ignore[misc]  # Any to the checker, 
         success_threshold: float = 1.0,
         epochs: int = 1,
         max_steps: int | None = None,
+        pool: int = 1,
+        features: TextFeatures | None = None,
         prompt_id: PromptId | None = None,
+        prompt_text: PromptText | None = None,
         termination: TerminationRewardPolicy | None = None,
     ) -> None:
         """A data set around another one.
@@ -52,12 +61,24 @@ class AllocatedDataset(RLDataset):  # type: ignore[misc]  # Any to the checker, 
             success_threshold: the least reward that counts as a success.
             epochs: passes over ``inner``.
             max_steps: as in the cookbook's config.
+            pool: batches of candidates for each step.
+            features: told of every prompt before it is planned for.
             prompt_id: names the prompt of a builder that does not do so itself.
+            prompt_text: the text of the prompt of a builder that does not make `ProblemEnv`.
             termination: how the cookbook changes rewards after it has asked for them.
+
+        Raises:
+            ValueError: a pool of more batches than there are.
         """
+        if pool > max(len(inner), 1):
+            raise ValueError(
+                f"pool is {pool}, and the data set has {len(inner)} batches: a prompt cannot be a candidate twice in "
+                "a step, so use a smaller pool or smaller batches"
+            )
         self.inner, self.session, self.log_path, self.run = inner, session, log_path, run
         self.ledger = Ledger(session, log_path / FOLDER, success_threshold)
-        self.epochs, self.prompt_id, self.termination = epochs, prompt_id, termination
+        self.epochs, self.pool, self.features, self.termination = epochs, pool, features, termination
+        self.prompt_id, self.prompt_text = prompt_id, prompt_text
         self.last = min(len(self), max_steps or len(self)) - 1
         self._next: int | None = None
         self._checkpoints = (-1, 0)  # size of the cookbook's list when it was last read, and the batch of the latest
@@ -78,9 +99,9 @@ class AllocatedDataset(RLDataset):  # type: ignore[misc]  # Any to the checker, 
         else:
             self._start_at(index)
         with self.session.working():
-            builders = self.inner.get_batch(index % len(self.inner))
-            prompts = [prompt_of(builder, self.prompt_id) for builder in builders]
-            plan = self.session.plan([name for name, _ in prompts], sum(map(group_size, builders)))
+            builders, prompts = self._candidates(index)
+            budget = round(sum(map(group_size, builders)) / self.pool)
+            plan = self.session.plan([name for name, _ in prompts], budget)
             self.ledger.expect(plan, {name: text for name, text in prompts if text is not None})
             self._next = index + 1
             return [
@@ -98,11 +119,30 @@ class AllocatedDataset(RLDataset):  # type: ignore[misc]  # Any to the checker, 
             self.session.trace.end("finished")
         return self.ledger.take_metrics()
 
+    def _candidates(self, index: int) -> tuple[list[EnvGroupBuilder], list[tuple[str, str | None]]]:
+        """The builders that a step chooses from, and their prompts: names and texts.
+
+        Raises:
+            ValueError: a prompt without a name, or without a text that is to tell what it looks like.
+        """
+        batches = [(self.pool * index + i) % len(self.inner) for i in range(self.pool)]
+        builders = [builder for batch in batches for builder in self.inner.get_batch(batch)]
+        prompts = [prompt_of(builder, self.prompt_id, self.prompt_text) for builder in builders]
+        if self.features is not None:
+            for builder, (_, text) in zip(builders, prompts, strict=True):
+                if text is None:
+                    raise ValueError(
+                        f"{type(builder).__name__} does not say what its prompt is: pass prompt_text=function of a "
+                        "builder, or no features"
+                    )
+            self.features.remember([name for name, _ in prompts], [text for _, text in prompts])
+        return builders, prompts
+
     def _start_at(self, index: int) -> None:
         """The cookbook starts, or goes on from its latest checkpoint: so must beliefs and trace."""
         if index == 0:
             self.ledger.begin()
-        elif not self.ledger.resume(index):
+        elif not self.ledger.resume(index, self._candidates if self.features is not None else None):
             logger.warning("%s holds no beliefs of knapsack-rl: every prompt counts as unseen", self.log_path)
         if self.session.trace is not None:
             self.session.trace.close()

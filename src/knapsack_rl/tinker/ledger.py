@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,8 +89,14 @@ class Ledger:
         self._read = self.session.step = 0
         self.save(0)
 
-    def resume(self, step: int) -> bool:
-        """Go back to where ``step`` is about to be planned; False if nothing of ours is there."""
+    def resume(self, step: int, look: Callable[[int], object] | None = None) -> bool:
+        """Go back to where ``step`` is about to be planned; False if nothing of ours is there.
+
+        Args:
+            step: planned next.
+            look: called with each step whose outcomes are learned again, before they are: what its prompts look like is
+                not in the journal.
+        """
         saved = [entry for entry in self._saved() if entry[0] <= step]
         for entry in self._saved():
             if entry not in saved:
@@ -100,6 +106,8 @@ class Ledger:
         groups = [(end, group) for end, group in self.journal.valid() if group.step < step]
         for earlier in sorted({group.step for _, group in groups}):
             news = [group for end, group in groups if group.step == earlier and (earlier >= at or end > read)]
+            if news and look is not None:
+                look(earlier)
             self.session.allocator.observe(self._outcomes(earlier, news))
         self._open.clear()
         self._read = self.journal.mark_resume(step)

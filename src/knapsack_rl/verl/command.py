@@ -7,7 +7,7 @@ import shlex
 from dataclasses import fields
 from typing import Any
 
-from knapsack_rl.verl.settings import Settings
+from knapsack_rl.verl.settings import CHOICES, Settings
 
 MODES = ("sync", "colocate_async", "separate_async")
 
@@ -76,18 +76,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--paper", action="store_true", help="also the paper's own setting: model, batch, clipping, ..."
     )
+    parser.add_argument("--allocation", choices=CHOICES["allocation"], default="posterior", help="the method")
+    parser.add_argument("--features", choices=("text",), help="what calibrated beliefs know prompts by")
+    parser.add_argument("--pool", type=int, default=1, help="candidates of a step, in batches")
     parser.add_argument(
-        "--allocation", choices=("posterior", "paper", "uniform"), default="posterior", help="the method"
+        "--min-n", type=int, help="least rollouts of a prompt: 0, or at least 2; by default 2, with a pool 0"
     )
-    parser.add_argument("--min-n", type=int, default=2, help="least rollouts of a prompt: 0, or at least 2")
     parser.add_argument("--max-n", type=int, default=128, help="most rollouts of a prompt; rollout.n is the average")
     parser.add_argument("--success-threshold", type=float, default=1.0, help="least reward that counts as a success")
     parser.add_argument(
-        "--group-weighting", choices=("rollout", "prompt"), default="rollout", help="what weighs the same"
+        "--group-weighting", choices=CHOICES["group_weighting"], default="rollout", help="what weighs the same"
     )
     parser.add_argument("--belief-half-life", type=float, help="in training steps; by default 4 passes over the data")
     parser.add_argument(
-        "--prompt-id", choices=("index", "content"), default="index", help="what makes a prompt the same"
+        "--prompt-id", choices=CHOICES["prompt_id"], default="index", help="what makes a prompt the same"
     )
     parser.add_argument("--trace-file", default="trace.jsonl", help="in trainer.default_local_dir; 'none' writes none")
 

@@ -48,6 +48,9 @@ class SaveBeliefs(CheckpointCallback):  # type: ignore[misc]  # verl ships no ty
     def __init__(self, config: Any = None) -> None:
         """Check verl's whole configuration, and take up the beliefs of the checkpoint that it resumes from.
 
+        With a pool, the configuration's batch becomes the candidates of a step, and its passes over the data as many
+        more, so that the number of steps stays.
+
         Raises:
             ConfigError: a configuration that cannot work.
             CheckpointError, BeliefFileError: beliefs that are damaged, or of another method.
@@ -55,6 +58,9 @@ class SaveBeliefs(CheckpointCallback):  # type: ignore[misc]  # verl ships no ty
         super().__init__(config)
         settings = check_config(config)
         SharedRun.current = SharedRun(config, settings)
+        if settings.pool > 1:  # in this same object, which the trainer makes its data loader from: later, too
+            config.data.train_batch_size *= settings.pool
+            config.trainer.total_epochs *= settings.pool
         if settings.group_weighting == "prompt":
             with open_dict(config):  # the trainer reads its estimator from this same object, later
                 config.algorithm.adv_estimator = per_prompt(config.algorithm.adv_estimator)
@@ -82,9 +88,8 @@ class KnapsackAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]  # ver
             ids = prompt_ids(
                 self.run.settings.prompt_id, column(prompts, "index"), column(prompts, "data_source"), texts
             )
-            budget = len(ids) * self.config.actor_rollout_ref.rollout.n
             # Steps as verl counts them, so that refills do not age the beliefs.
-            plan = self.run.plan(uids, ids, budget, int(prompts["global_steps"]) - 1, texts)
+            plan = self.run.plan(uids, ids, self.run.budget(len(ids)), int(prompts["global_steps"]) - 1, texts)
             prompts["__rollout_n__"] = torch.from_numpy(plan.counts_P.copy())
             prompts[PROMPT_FIELD] = NonTensorStack(*ids)
         super().generate_sequences(prompts)

@@ -15,6 +15,7 @@ from knapsack_rl.ids import content_id
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
 from knapsack_rl.session import Session
+from knapsack_rl.text_features import TextFeatures
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ class Run:
         session: allocator, place in the run, and trace.
     """
 
-    def __init__(self, session: Session, success_threshold: float = 1.0) -> None:
-        """A run that shares ``session`` with nobody else."""
-        self.session = session
+    def __init__(self, session: Session, success_threshold: float = 1.0, features: TextFeatures | None = None) -> None:
+        """A run that shares ``session`` with nobody else; ``features`` are told of all prompts before their plan."""
+        self.session, self.features = session, features
         self.success_threshold = success_threshold
         self._open: dict[str, tuple[_Open, int]] = {}
         self._plans = 0
@@ -72,6 +73,8 @@ class Run:
             step: generation step, from 0; several batches may be planned in one.
         """
         with self.session.working():
+            if self.features is not None:
+                self.features.remember(prompt_ids, texts)
             plan = self.session.plan(prompt_ids, budget, step)
         self._plans += 1
         batch = _Open(self._plans, plan, dict(zip(prompt_ids, texts, strict=True)), set(range(len(uids))))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from knapsack_rl.allocator import KnapsackAllocator, Method, make_allocator
+from knapsack_rl.calibrated import Features
+from knapsack_rl.pool import check_pool, least_rollouts
+from knapsack_rl.text_features import TextFeatures
 
 # Estimators whose groups are found by uid, and that no special case of verl's recognises by name.
 PROMPT_WEIGHTED = (
@@ -25,6 +28,15 @@ _HOOKS = {
 }
 
 
+# Settings that are one of a few words.
+CHOICES: Mapping[str, tuple[str | None, ...]] = {
+    "allocation": get_args(Method),
+    "features": ("text", None),
+    "group_weighting": ("rollout", "prompt"),
+    "prompt_id": ("index", "content"),
+}
+
+
 class ConfigError(ValueError):
     """A setting of ours, or one of verl's, with which the allocation cannot work; the message says what to change."""
 
@@ -34,8 +46,11 @@ class Settings:
     """The fields of ``+knapsack``.
 
     Attributes:
-        allocation: how counts are chosen: ``posterior``, ``paper``, or ``uniform`` (stock, with beliefs and trace).
-        min_n: least rollouts of a prompt: at least 2, or 0 to let prompts be left out.
+        allocation: how counts are chosen: ``posterior``, ``calibrated``, ``paper``, or ``uniform`` (stock, with beliefs
+            and trace).
+        features: what ``calibrated`` knows prompts by, beside their record: ``text``, or nothing.
+        pool: candidates of a step, in batches: with more than 1, the plan also chooses which prompts are trained on.
+        min_n: least rollouts of a prompt: at least 2, or 0 to let prompts be left out; by default 2, with a pool 0.
         max_n: most rollouts of a prompt; the average stays verl's ``rollout.n``.
         success_threshold: least reward that counts as a success for the beliefs.
         group_weighting: ``rollout`` (a prompt weighs by its number of rollouts) or ``prompt`` (all weigh the same).
@@ -49,7 +64,9 @@ class Settings:
     """
 
     allocation: Method = "posterior"
-    min_n: int = 2
+    features: Literal["text"] | None = None
+    pool: int = 1
+    min_n: int | None = None
     max_n: int = 128
     success_threshold: float = 1.0
     group_weighting: Literal["rollout", "prompt"] = "rollout"
@@ -58,17 +75,20 @@ class Settings:
     trace_file: str | None = "trace.jsonl"
 
     def __post_init__(self) -> None:
-        for name, kind in (("min_n", int), ("max_n", int), ("success_threshold", float), ("belief_half_life", float)):
-            value = getattr(self, name)
-            number = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
-            if not number and not (name == "belief_half_life" and value is None):
+        for name in ("pool", "min_n", "max_n", "success_threshold", "belief_half_life"):
+            value, whole = getattr(self, name), name in ("pool", "min_n", "max_n")
+            number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+            if not number and not (name in ("min_n", "belief_half_life") and value is None):
                 raise ConfigError(f"knapsack.{name} is {value!r}: it must be a number")
-        for name, choices in (("group_weighting", ("rollout", "prompt")), ("prompt_id", ("index", "content"))):
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ConfigError(f"knapsack.{name} is {getattr(self, name)!r}: choose {' or '.join(choices)}")
+                listed = " or ".join(str(choice).lower() for choice in choices)
+                raise ConfigError(f"knapsack.{name} is {getattr(self, name)!r}: choose {listed}")
+        object.__setattr__(self, "min_n", least_rollouts(self.min_n, self.pool))
         try:
-            self.make_allocator()
-        except ValueError as error:
+            check_pool(self.pool, self.allocation)
+            self.make_allocator(self.make_features())
+        except (ImportError, ValueError) as error:
             raise ConfigError(f"+knapsack: {error}") from error
 
     @classmethod
@@ -83,14 +103,24 @@ class Settings:
         unknown = [name for name in given if name not in names]
         if unknown:
             raise ConfigError(f"knapsack.{unknown[0]} is not a setting: there are {', '.join(names)}")
-        if given.get("trace_file") in ("none", ""):
-            given = {**given, "trace_file": None}
+        for name in ("trace_file", "features"):
+            if given.get(name) in ("none", ""):
+                given = {**given, name: None}
         return cls(**given)
 
-    def make_allocator(self) -> KnapsackAllocator:
+    def make_features(self) -> TextFeatures | None:
+        """What prompts are known by, if they are to be.
+
+        Raises:
+            ImportError: the library that it needs is missing.
+        """
+        return TextFeatures() if self.features == "text" else None
+
+    def make_allocator(self, features: Features | None = None) -> KnapsackAllocator:
         """The allocator these settings describe; without a half-life it is set when the data are known."""
         half_life = 64.0 if self.belief_half_life is None else self.belief_half_life
-        return make_allocator(self.allocation, self.min_n, self.max_n, half_life)
+        least = least_rollouts(self.min_n, self.pool)
+        return make_allocator(self.allocation, least, self.max_n, half_life, features)
 
 
 def check_config(config: Any) -> Settings:
@@ -105,10 +135,17 @@ def check_config(config: Any) -> Settings:
             raise ConfigError(f"{path} is not set, {role}: `knapsack-rl verl-args` prints all overrides")
     settings = Settings.of(config)
     rollout = config.actor_rollout_ref.rollout
-    if not settings.min_n <= rollout.n <= settings.max_n:
+    of_pool = f" / knapsack.pool ({settings.pool})" if settings.pool > 1 else ""
+    if not least_rollouts(settings.min_n, settings.pool) <= rollout.n / settings.pool <= settings.max_n:
         raise ConfigError(
-            f"actor_rollout_ref.rollout.n ({rollout.n}) is the average number of rollouts, so it must lie between "
-            f"knapsack.min_n ({settings.min_n}) and knapsack.max_n ({settings.max_n})"
+            f"actor_rollout_ref.rollout.n ({rollout.n}){of_pool} is the average number of rollouts, so it must lie "
+            f"between knapsack.min_n ({settings.min_n}) and knapsack.max_n ({settings.max_n})"
+        )
+    mode = config.trainer.v1.trainer_mode
+    if settings.pool > 1 and mode != "sync":
+        raise ConfigError(
+            f"knapsack.pool={settings.pool} does not fit trainer.v1.trainer_mode={mode}: there a step trains on the "
+            "groups that are back first, and candidates without rollouts are back at once: use sync, or pool=1"
         )
     reward_model = config.reward.reward_model
     if reward_model.enable and not reward_model.enable_resource_pool:

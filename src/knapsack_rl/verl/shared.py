@@ -35,7 +35,8 @@ class SharedRun(Run):
 
     def __init__(self, config: Any, settings: Settings) -> None:
         """A run as ``config`` describes it, resumed where verl's trainer will resume: verl has no hook for loading."""
-        super().__init__(Session(settings.make_allocator()), settings.success_threshold)
+        features = settings.make_features()
+        super().__init__(Session(settings.make_allocator(features)), settings.success_threshold, features)
         self.config, self.settings = config, settings
         self.trainer: Any = None
         self.folder = Path(config.trainer.default_local_dir).absolute()
@@ -56,8 +57,22 @@ class SharedRun(Run):
             raise ConfigError("there is no run: set trainer.checkpoint_callback_class=knapsack_rl.verl.SaveBeliefs")
         return cls.current
 
+    def budget(self, prompts: int) -> int:
+        """Rollouts for so many prompts. A pool shares what one batch has; refills stand for whole groups."""
+        candidates = prompts == self.config.data.train_batch_size
+        return prompts * self.config.actor_rollout_ref.rollout.n // (self.settings.pool if candidates else 1)
+
     def begin(self) -> None:
-        """Do what had to wait for the data: the half-life, which is counted in passes over them, and the trace."""
+        """Do what had to wait for the data: the half-life, which is counted in passes over them, and the trace.
+
+        Raises:
+            ConfigError: a pool of more prompts than there are.
+        """
+        if self.settings.pool > 1 and not self.trainer.steps_per_epoch:
+            raise ConfigError(
+                f"knapsack.pool={self.settings.pool} asks for {self.config.data.train_batch_size} candidates a step, "
+                "and the training data have fewer: use a smaller pool, or a smaller data.train_batch_size"
+            )
         beliefs = self.session.allocator.beliefs  # type: ignore[attr-defined]  # made by Settings
         if self.settings.belief_half_life is None and isinstance(beliefs, PosteriorBeliefs):
             beliefs.half_life = float(FADING_PASSES * max(self.trainer.steps_per_epoch, 1))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 PROMPTS_A_STEP, AVERAGE = 8, 4
 
@@ -36,7 +37,7 @@ class Training:
 
     folder: Path
     workers: int = 1
-    limits: tuple[int, int] = (2, 12)
+    settings: dict[str, Any] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -51,7 +52,7 @@ class Training:
     def command(self) -> list[str]:
         from knapsack_rl.verl.command import overrides
 
-        ours = overrides(min_n=self.limits[0], max_n=self.limits[1])
+        ours = overrides(**{"max_n": 12} | self.settings)
         mode = next((word for word in self.overrides if word.startswith("trainer.v1.trainer_mode=")), "sync")
         fast = ["trainer.v1.sampler.custom_sampler.path=pkg://world.watched"]
         fast += [

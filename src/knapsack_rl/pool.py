@@ -1,0 +1,34 @@
+"""A pool of candidates: more prompts are offered to a plan than it has rollouts for, and it chooses among them too."""
+
+from __future__ import annotations
+
+from knapsack_rl.allocator import Method
+
+# The others give every prompt a share, however many prompts there are: in a pool, groups of one.
+CHOOSING: tuple[Method, ...] = ("calibrated", "posterior")
+
+
+def check_pool(pool: int, method: Method) -> None:
+    """Refuse pools that make no sense.
+
+    Args:
+        pool: candidates of a step, in batches.
+        method: what divides the rollouts among them.
+
+    Raises:
+        ValueError: less than one batch, or a pool for a method that does not choose prompts.
+    """
+    if pool < 1:
+        raise ValueError(f"pool is {pool}: it counts batches of candidates, so it must be at least 1")
+    if pool > 1 and method not in CHOOSING:
+        raise ValueError(
+            f"allocation {method!r} does not choose among a pool of candidates: use pool=1, or allocation "
+            f"{' or '.join(CHOOSING)}"
+        )
+
+
+def least_rollouts(chosen: int | None, pool: int) -> int:
+    """Least rollouts of a prompt: what the user chose; by default 2, and 0 where there is a pool to choose from."""
+    if chosen is not None:
+        return chosen
+    return 0 if pool > 1 else 2
