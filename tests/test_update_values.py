@@ -249,7 +249,9 @@ def test_the_price_of_noise_makes_the_direction_best(own_noise: float) -> None:
 
     plans = [np.array(plan) for plan in product(range(low, high + 1), repeat=5) if sum(plan) == budget]
     best = max(map(quality, plans))
-    assert planned(noise_price(value, p, known, budget, low, high)) > 0.99 * best
+    price, largest = noise_price(value, p, known, budget, low, high)
+    assert planned(price) > 0.99 * best
+    assert largest < high
     assert planned(0.0) < 0.99 * best
 
 

@@ -40,8 +40,11 @@ def update_size_rule(
 
     def rule(forecast: Forecast, budget: int, low: int, high: int) -> Offer:
         rates_P, strength_P = forecast.success_rates_P, forecast.strength_P
-        high = min(high, max(budget, 2))
-        price = 0.0 if own_noise is None else noise_price(value, rates_P, strength_P, budget, low, high)
+        high, price = min(high, max(budget, 2)), 0.0
+        if own_noise is not None:
+            price, largest = noise_price(value, rates_P, strength_P, budget, low, high)
+            # Room for prompts beyond the sample, and no wider tables than that.
+            high = min(high, 2 * max(largest, -(-budget // rates_P.size)))
         marginals = value.marginals(rates_P, strength_P, low, high, price)
         return Offer(marginals, *same_limits(rates_P.size, low, high))
 
@@ -50,14 +53,14 @@ def update_size_rule(
 
 def noise_price(
     value: UpdateValue, success_rates_P: FloatArray, strength_P: FloatArray, budget: int, low: int, high: int
-) -> float:
+) -> tuple[float, int]:
     """The lambda at which maximising S - lambda V maximises S / sqrt(V): S the signal of a batch, V its noise.
 
     At the maximum lambda = S / (2 V). It is found by planning at a lambda, taking S / (2 V) of the plan, and planning
     again, for a sample of the prompts with their share of the budget.
 
     Returns:
-        lambda, at least 0; 0 where there is no noise.
+        lambda, at least 0 (0 where there is no noise), and the largest group of the last plan.
     """
     size = success_rates_P.size
     chosen = np.unique(np.linspace(0, size - 1, min(size, SAMPLE)).astype(np.int64))
@@ -65,11 +68,11 @@ def noise_price(
     limits = same_limits(chosen.size, low, high)
     share = int(np.clip(budget * chosen.size // size, max(low * chosen.size, 2), high * chosen.size))
     signals, noises = value.signals(rates_P, evidence_P, high), value.noises(rates_P, evidence_P, high)
-    rows, price = np.arange(chosen.size), 0.0
+    rows, price, largest = np.arange(chosen.size), 0.0, high
     for _ in range(ROUNDS):
         counts_P = solve(concave_envelope(signals - price * noises, low), share, *limits).counts_P
         noise = float(noises[rows, counts_P].sum())
         if noise <= 0:
-            return 0.0
-        price = float(signals[rows, counts_P].sum()) / (2 * noise)
-    return price
+            return 0.0, high
+        price, largest = float(signals[rows, counts_P].sum()) / (2 * noise), int(counts_P.max())
+    return price, largest
