@@ -22,7 +22,7 @@ CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is neede
 	if sys.version_info < (3, 11) else 0)'
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check lint types layers test-e2e test-vllm test-verl test-verl-vllm test-tinker bench bench-scale arena docs docs-serve format wheel clean
+.PHONY: help train test check lint types layers test-e2e test-vllm test-verl test-verl-vllm test-tinker bench bench-scale arena lab docs docs-serve format wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -70,6 +70,9 @@ bench-scale: .venv-dev/installed ## what large runs cost: the tables of docs/sca
 
 arena: .venv-dev/installed ## every rule against every other: the tables and pictures of docs/arena.md (less than 20 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(DEV)/python -m benchmarks.arena $(ARGS)
+
+lab: .venv-dev/installed ## rules on small language models whose true success rates are known: docs/lab.md's short table (less than 30 minutes on 2 cores; ARGS=--full for the full one)
+	$(TEST_ENV) $(DEV)/python -m benchmarks.lab $(ARGS)
 
 docs: .venv-dev/installed ## build the documentation into site/ (strict: a dead link or an unknown name fails)
 	$(DEV)/mkdocs build --strict --quiet

@@ -65,17 +65,17 @@ def play(
     return found, failed
 
 
-def splice(page: str, text: str) -> str:
+def splice(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
     """The page with this text between its marks, and everything else as it was.
 
     Raises:
         ValueError: marks that are missing, occur twice, or stand in the wrong order.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in before or END in after:
-        raise ValueError(f"the page needs one {BEGIN} and, after it, one {END}: put them where the tables belong")
-    return f"{before}{BEGIN}\n\n{text.strip()}\n\n{END}{after}"
+    before, opened, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not opened or not closed or begin in rest or end in before or end in after:
+        raise ValueError(f"the page needs one {begin} and, after it, one {end}: put them where the tables belong")
+    return f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}"
 
 
 def write(found: dict[str, Results], size: Size, page: Path) -> None:

@@ -95,6 +95,7 @@ class Meter:
 
     Attributes:
         steps, rollouts, tokens, rounds: spent so far.
+        rates_P: true success rates of the prompts that are followed, when they were last looked at.
     """
 
     def __init__(self, world: World, followed: Sequence[str] | None = None) -> None:
@@ -108,7 +109,7 @@ class Meter:
         self.steps = self.rollouts = self.tokens = self.rounds = 0
         self.seconds = 0.0
         self._row = {prompt_id: row for row, prompt_id in enumerate(world.prompt_ids)}
-        self._start_P = world.success_rates(followed)
+        self.rates_P = self._start_P = world.success_rates(followed)
         self._hard_P = np.argsort(self._start_P, kind="stable")[: max(self._start_P.size // 4, 1)]
         self._solved_P = np.zeros(len(world.prompt_ids), dtype=np.bool_)
         self._since = dict.fromkeys(("prompts", "rollouts", "mixed_groups", "mixed_rows"), 0)
@@ -142,12 +143,12 @@ class Meter:
 
     def curves(self) -> dict[str, float]:
         """The metrics along the run, now; shares begin anew."""
-        rates_P, since = self.world.success_rates(self.followed), self._since
+        self.rates_P, since = self.world.success_rates(self.followed), self._since
         believed, squared, brier = self._belief
         found = {
-            "mean_p": float(rates_P.mean()),
+            "mean_p": float(self.rates_P.mean()),
             "held_out_p": float(self.world.held_out_rates().mean()),
-            "hard_quarter_p": float(rates_P[self._hard_P].mean()),
+            "hard_quarter_p": float(self.rates_P[self._hard_P].mean()),
             "coverage": float(self._solved_P.mean()),
             "mixed_prompts": _share(since["mixed_groups"], since["prompts"]),
             "mixed_rollouts": _share(since["mixed_rows"], since["rollouts"]),

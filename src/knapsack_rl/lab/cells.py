@@ -27,9 +27,12 @@ LOSSES: Final[Mapping[str, Loss]] = {
     "unscaled": Loss(scaled=False),
     "prompt-unscaled": Loss("prompt", scaled=False),
 }
-# Exact success rates of 17,000 prompts take ten seconds: of more prompts than that, a sample is followed.
-FOLLOWED: Final = 1000
-POINTS: Final = 25
+# Prompts whose rates are averaged, and points of a run where they are: exact rates cost what rollouts cost, and
+# measuring is to take less than a quarter of a run.
+FOLLOWED: Final = 500
+POINTS: Final = 20
+# Steps from one that is held against the truth to the next, in data sets of at most so many prompts and beyond.
+_LARGE, _EVERY, _EVERY_OF_LARGE = 2000, 5, 10
 
 
 @dataclass(frozen=True)
@@ -87,13 +90,13 @@ def _begin(cell: Cell) -> Course:
     regime = find_regime(cell.preset)
     world = Watched(LanguageModelWorld(regime, cell.seed, loss))
     setting = dataclasses.replace(cell.setting(), truth=world.success_rates, features=world.hidden_states)
-    every = 10 if len(regime.train) > FOLLOWED * 2 else 5
+    every = _EVERY_OF_LARGE if len(regime.train) > _LARGE else _EVERY
     return Course(world, resolve(name, setting), LabMeter(world, cell.arena.groups, _followed(regime), every))
 
 
 def _followed(regime: Regime) -> tuple[str, ...] | None:
     """Prompts whose true rates are averaged: the same sample for all rules and seeds; None for all prompts."""
     ids = [item.prompt for item in regime.train]
-    if len(ids) <= FOLLOWED * 2:
+    if len(ids) <= FOLLOWED:
         return None
     return tuple(ids[row] for row in np.sort(np.random.default_rng(0).choice(len(ids), FOLLOWED, replace=False)))

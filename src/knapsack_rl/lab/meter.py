@@ -145,8 +145,7 @@ class LabMeter(Meter):
         """The metrics along the run, now; shares begin anew."""
         began = time.perf_counter()
         found = super().curves()
-        now_P = self.world.success_rates(self.followed)
-        easy_P, in_steps = self._easy_P, self.seconds + self.watched.working
+        now_P, easy_P, in_steps = self.rates_P, self._easy_P, self.seconds + self.watched.working
         found["hard_half_p"] = float(now_P[self._harder_P].mean())
         if easy_P.size:
             found["forgotten"] = float((self._start_P[easy_P] - now_P[easy_P]).mean())

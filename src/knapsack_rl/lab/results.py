@@ -13,6 +13,10 @@ from knapsack_rl.compare.results import Results, first_reach
 from knapsack_rl.notation import FloatArray
 
 
+# Means of equal rates differ in their last digits, and a curve that is level is at its end from the first of them on.
+ROUNDING = 1e-9
+
+
 class LabResults(Results):
     """The cells of the laboratory that finished; presets are regimes."""
 
@@ -30,7 +34,7 @@ class LabResults(Results):
         goal = curves[self.rules.index(BASELINE), ..., -1]
         found = np.full(curves.shape[:-1], np.nan)
         for at in np.ndindex(found.shape):
-            found[at] = first_reach(curves[at], float(goal[at[1:]]))
+            found[at] = first_reach(curves[at], float(goal[at[1:]]) - ROUNDING)
         return found
 
     @property

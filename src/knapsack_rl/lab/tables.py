@@ -43,6 +43,10 @@ COLUMNS: Final = (
 )
 
 
+# Characters of "0.123 +0.123±0.012 ▲", of "0.123▲", and at most of a rule's name before it is folded.
+WIDE, NARROW, NAME_ROOM = 20, 6, 28
+
+
 @dataclass(frozen=True)
 class Figure:
     """A rule's figure by one measure.
@@ -83,27 +87,28 @@ def leads(results: LabResults) -> Iterator[tuple[str, list[Estimate | None]]]:
 
 def print_tables(results: LabResults, console: Console) -> None:
     """A table for each regime, and one of leads."""
+    room = min(max(map(len, results.rules)), NAME_ROOM)
+    wide = console.width >= room + len(COLUMNS) * (WIDE + 1)
     seeds = f"{len(results.seeds)} seed{'s' if len(results.seeds) > 1 else ''}"
     for regime in results.presets:
-        table = _table(results, f"{regime}: level, and the 95 % interval of the difference from uniform over {seeds}")
+        table = _table(room, f"{regime}: level, and the 95 % interval of the difference from uniform over {seeds}")
         for column in COLUMNS:
-            table.add_column(column.title, justify="right", no_wrap=True)
+            table.add_column(column.title, justify="right", min_width=WIDE if wide else NARROW)
         for rule, row in figures(results, regime):
-            # Whether there is room for what a wide terminal holds is the same for all rows.
-            table.add_row(Text(rule, overflow="fold"), *(_cell(figure, console.width >= 150) for figure in row))
+            table.add_row(Text(rule, overflow="fold"), *(_cell(figure, wide) for figure in row))
         console.print(table)
     if results.oracle in results.rules:
-        table = _table(results, f"Share of the lead of {results.oracle} over uniform, by area, with its 95 % interval")
+        table = _table(room, f"Share of the lead of {results.oracle} over uniform, by area, with its 95 % interval")
         for name in (*results.presets, ALL):
-            table.add_column(name, justify="right", no_wrap=True)
+            table.add_column(Text(name, overflow="fold"), justify="right", min_width=11)
         for rule, shares in leads(results):
             table.add_row(Text(rule, overflow="fold"), *(_share(share) for share in shares))
         console.print(table)
 
 
-def _table(results: LabResults, title: str) -> Table:
+def _table(room: int, title: str) -> Table:
     table = Table(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("rule", min_width=min(max(map(len, results.rules)), 28))
+    table.add_column("rule", min_width=min(room, 12))
     return table
 
 
@@ -111,9 +116,11 @@ def _cell(figure: Figure, interval: bool) -> Text:
     if np.isnan(figure.level):
         return Text("-", style="dim")
     if figure.ahead is None:
-        return Text(f"{figure.level:.3f}  ", style="bold")
+        return Text(f"{figure.level:.3f}" + ("  " if interval else " "), style="bold")
     mark, style = {1: ("▲", "green"), -1: ("▼", "red"), 0: (" ", "")}[figure.better]
-    known = interval and not np.isnan(figure.ahead.half)
+    if not interval:
+        return Text(f"{figure.level:.3f}{mark}", style=style)
+    known = not np.isnan(figure.ahead.half)
     within = f" {figure.ahead.mean:+.3f}±{figure.ahead.half:.3f}" if known else ""
     return Text(f"{figure.level:.3f}{within} {mark}", style=style)
 

@@ -1,0 +1,109 @@
+"""The laboratory: ``python -m benchmarks.lab`` runs rules on language models and writes tables into docs/lab.md.
+
+Without options a short comparison, which goes between the page's marks ``short``; with ``--full`` the one that counts,
+which goes between the marks ``full`` and whose rows are kept in benchmarks/results/lab.parquet. The rest of the page is
+kept. Finished cells are kept too, so that a run which was stopped goes on; a page to look around in lies beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from benchmarks.arena import ROOT, splice
+from benchmarks.lab_tables import generated
+from knapsack_rl.compare.match import play_match
+from knapsack_rl.compare.page import write_comparison
+from knapsack_rl.compare.results import write_results
+from knapsack_rl.files import replacing
+from knapsack_rl.lab.match import LabMatch
+from knapsack_rl.lab.regimes import REGIMES
+from knapsack_rl.lab.results import LabResults
+from knapsack_rl.lab.tables import print_tables
+
+RESULTS: Final = ROOT / "benchmarks" / "results" / "lab.parquet"
+# Seeds below are for tuning: what is reported was never looked at while a rule was made.
+FIRST_SEED: Final = 10
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is run.
+
+    Attributes:
+        mark: between which marks of the page the tables go.
+        rules, regimes: names.
+        seeds: how many.
+        steps: of an equal division; by default what each regime says.
+    """
+
+    mark: str
+    rules: tuple[str, ...]
+    regimes: tuple[str, ...] = tuple(REGIMES)
+    seeds: int = 5
+    steps: int | None = None
+
+    @property
+    def match(self) -> LabMatch:
+        """The comparison."""
+        return LabMatch(self.rules, self.regimes, tuple(range(FIRST_SEED, FIRST_SEED + self.seeds)), self.steps)
+
+
+SHORT: Final = Size("short", ("uniform", "knapsack-rl", "calibrated-pool", "oracle-pool"), seeds=2, steps=100)
+FULL: Final = Size(
+    "full",
+    ("uniform", "knapsack-rl", "posterior", "calibrated", "calibrated-pool", "calibrated-pool@prompt",
+     "calibrated-pilot", "calibrated-pilot@prompt", "oracle", "oracle-pool", "mopps", "cures", "coba-rl", "dapo"),
+)  # fmt: skip
+
+
+def play(size: Size, out: Path, workers: int, console: Console) -> tuple[LabResults, int]:
+    """Run what is not finished; the results, and how many cells failed."""
+    match = size.match
+    match.build_base_models(console.print)
+    results, failures = play_match(match, out, workers, console)
+    assert isinstance(results, LabResults)
+    write_results(results, out / "results.parquet")
+    write_comparison(results, match, failures, out / "report.html")
+    return results, len(failures)
+
+
+def write(results: LabResults, size: Size, page: Path) -> None:
+    """The part of the page that belongs to this size."""
+    text = splice(page.read_text(encoding="utf-8"), generated(results, size.match), *marks(size))
+    with replacing(page) as file:
+        file.write(text.encode())
+
+
+def marks(size: Size) -> tuple[str, str]:
+    """Where its tables begin and end."""
+    return f"<!-- {size.mark} -->", f"<!-- /{size.mark} -->"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.lab", description=__doc__)
+    parser.add_argument("--full", action="store_true", help="the comparison that counts: most of a day on two cores")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes at a time")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "lab", help="folder of the finished cells")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "lab.md", help="whose tables to write")
+    options = parser.parse_args()
+    size, console = FULL if options.full else SHORT, Console()
+    splice(
+        options.page.read_text(encoding="utf-8"), "", *marks(size)
+    )  # a page that cannot be written is better known now
+    results, failed = play(size, options.out, options.workers, console)
+    print_tables(results, console)
+    write(results, size, options.page)
+    if options.full:
+        write_results(results, RESULTS)
+    print(options.page)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,109 @@
+"""The tables of docs/lab.md: rollouts saved, the oracle's lead, and each regime by all measures."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks.arena_tables import ahead, table
+from benchmarks.measure import machine
+from knapsack_rl.compare.cells import BASELINE
+from knapsack_rl.compare.ranking import ALL, Estimate, estimate
+from knapsack_rl.lab.match import LabMatch
+from knapsack_rl.lab.results import LabResults
+from knapsack_rl.lab.tables import COLUMNS, figures, leads
+from knapsack_rl.notation import FloatArray
+
+IN_POINTS = ("area", "end", "harder half", "ever solved")
+BELIEFS = {"belief_error": "squared error", "brier": "Brier score", "log_score": "log score"}
+SHARES = {"mixed_prompts": "prompts mixed", "dead_rollouts": "rollouts dead", "overhead": "time in the rule",
+          "prefill": "of it prefill"}  # fmt: skip
+
+
+def generated(results: LabResults, match: LabMatch) -> str:
+    """The generated part of the page."""
+    seeds = f"{len(results.seeds)} seeds ({results.seeds[0]} to {results.seeds[-1]})"
+    settings = "; ".join(f"*{name}*: {sizes}" for name, sizes in match.settings().items())
+    parts = [
+        f"{settings}. {seeds}. {machine()}.",
+        f"### Rollouts until uniform's end\n\n{saved(results)}",
+        f"### Share of the oracle's lead\n\n{lead(results)}",
+    ]
+    for regime in results.presets:
+        parts += [f"### {regime}", reached(results, regime), beliefs_and_costs(results, regime)]
+    return "\n\n".join(parts)
+
+
+def saved(results: LabResults) -> str:
+    """When each rule stood where uniform ends, as a share of uniform's rollouts, and in how many runs it did."""
+    shares, known = results.rollouts_to_uniform, ~np.isnan(results.share_to_uniform)
+    runs = ~np.isnan(results.end(results.measure))
+
+    def row(r: int) -> list[str]:
+        cells = [_share(estimate(each)) for each in (shares[r].mean(axis=0), *shares[r])]
+        return [f"`{results.rules[r]}`", *cells, f"{known[r].sum()} of {runs[r].sum()}"]
+
+    order = np.argsort(shares.mean(axis=(1, 2)), kind="stable")
+    return table(("rule", ALL, *results.presets, "runs there"), (row(int(r)) for r in order))
+
+
+def lead(results: LabResults) -> str:
+    """How much of the oracle's lead over uniform each rule has, by area."""
+    rows = [[f"`{rule}`", *(_share(share) for share in shares)] for rule, shares in leads(results)]
+    return table(("rule", *results.presets, ALL), rows)
+
+
+def reached(results: LabResults, regime: str) -> str:
+    """What each rule reached: points ahead of uniform where the heading is one of success, else levels."""
+    rows = []
+    for rule, row in figures(results, regime):
+        cells = []
+        for column, figure in zip(COLUMNS, row, strict=True):
+            if np.isnan(figure.level):
+                cells.append("-")
+            elif column.title in IN_POINTS:
+                cells.append(f"{100 * figure.level:.2f}" if figure.ahead is None else ahead(figure.ahead))
+            else:
+                cells.append(f"{figure.level:.3f}{ {1: ' ▲', -1: ' ▼', 0: ''}[figure.better] }")
+        rows.append([f"`{rule}`", *cells])
+    return table(("rule", *(column.title for column in COLUMNS)), rows)
+
+
+def beliefs_and_costs(results: LabResults, regime: str) -> str:
+    """How good the beliefs were, and what a step was spent on: means over the run and over seeds."""
+    p = results.presets.index(regime)
+
+    def mean(name: str, r: int) -> float:
+        return estimate(results.mean_over_run(name)[r, p]).mean if name in results.curves else float("nan")
+
+    def row(r: int) -> list[str]:
+        steps, end = results.end("steps")[r, p], results.end
+        return [
+            f"`{results.rules[r]}`",
+            *(_number(mean(name, r), 3) for name in BELIEFS),
+            *(_percent(mean(name, r)) for name in SHARES),
+            _number(float(np.nanmean(end("rounds")[r, p] / steps)), 2),
+            _number(float(np.nanmean(end("tokens")[r, p] / end("tokens")[results.rules.index(BASELINE), p])), 3),
+            _number(_last(results, "forgotten", r, p), 3),
+        ]
+
+    heads = ("rule", *BELIEFS.values(), *SHARES.values(), "rounds a step", "tokens (uniform: 1)", "forgotten")
+    return table(heads, (row(r) for r in range(len(results.rules))))
+
+
+def _last(results: LabResults, name: str, r: int, p: int) -> float:
+    found: FloatArray = results.end(name)[r, p] if name in results.curves else np.array([np.nan])
+    return estimate(found).mean
+
+
+def _share(figure: Estimate | None) -> str:
+    if figure is None or np.isnan(figure.mean):
+        return "-"
+    return f"{figure.mean:.2f}" + ("" if np.isnan(figure.half) else f" ± {figure.half:.2f}")
+
+
+def _number(value: float, digits: int) -> str:
+    return "-" if np.isnan(value) else f"{value:.{digits}f}"
+
+
+def _percent(value: float) -> str:
+    return "-" if np.isnan(value) else f"{100 * value:.1f} %"

@@ -1,0 +1,148 @@
+"""`knapsack-rl lab` as a person uses it, on a model of three thousand weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from knapsack_rl.cli import main
+from knapsack_rl.compare.meter import SCHEMA
+from knapsack_rl.entrants import ENTRANTS, Setting
+from knapsack_rl.lab.cells import find_regime, lab_cell, run_lab_cell, split_rule
+from knapsack_rl.lab.world import Loss
+
+TINY = f"{Path(__file__).with_name('tiny_regimes.py')}:tiny"
+RAISES = "def raises(forecast, budget, low, high):\n    raise KeyError('[bold]nothing')\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Base models of these tests lie in a cache of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KNAPSACK_RL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        find_regime.cache_clear()
+        yield
+        find_regime.cache_clear()
+
+
+def _words(out: Path, rules: str, seeds: int = 2) -> list[str]:
+    words = ["lab", "--rules", rules, "--regimes", TINY, "--seeds", str(seeds), "--steps", "6"]
+    return [*words, "--workers", "1", "--out", str(out)]
+
+
+def test_from_end_to_end_with_a_failure_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(RAISES)
+    out = tmp_path / "out"
+    rules = f"calibrated-pool@prompt,oracle-pool,{mine}:raises@unscaled"
+    assert main(_words(out, rules, seeds=1)) == 1
+    shown = capsys.readouterr().out
+    assert "base model" in shown
+    assert f"failed: {mine}:raises@unscaled on {TINY}, seed 10: KeyError: '[bold]nothing' (mine.py:2)" in shown
+    assert "Share of the lead of oracle-pool over uniform" in shown
+    _assert_complete(out)
+
+    # Once mended, only what is missing is run; another seed is more cells.
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("cells/*.parquet")}
+    assert len(kept) == 3
+    mine.write_text("from knapsack_rl.allocator import expected_value as raises\n")
+    assert main(_words(out, rules, seeds=1)) == 0
+    assert "3 of 4 cells were finished before and are kept" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    first = pl.read_parquet(out / "results.parquet")
+    assert main(_words(out, rules, seeds=1)) == 0
+    assert "4 of 4 cells were finished before and are kept" in capsys.readouterr().out
+    assert pl.read_parquet(out / "results.parquet").equals(first)
+
+
+def _assert_complete(out: Path) -> None:
+    results = pl.read_parquet(out / "results.parquet")
+    assert dict(results.schema) == SCHEMA
+    assert results["rule"].unique(maintain_order=True).to_list() == ["uniform", "calibrated-pool@prompt", "oracle-pool"]
+    assert set(results["preset"]) == {TINY}
+    assert results["value"].is_finite().all()
+    metrics = set(results["metric"].unique())
+    assert {"held_out_p", "hard_half_p", "value_share", "belief_error", "log_score", "overhead", "area"} <= metrics
+    points = results.filter(pl.col("metric") == "held_out_p", pl.col("rule") == "uniform").sort("point")
+    assert points["rollouts"].to_list() == [16 * step for step in range(7)]
+    oracle = results.filter(pl.col("rule") == "oracle-pool")
+    assert oracle.filter(pl.col("metric") == "belief_error")["value"].max() < 1e-9
+    assert oracle.filter(pl.col("metric") == "value_share")["value"].to_list() == pytest.approx([1.0, 1.0])
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "regime" in page
+    assert "held-out success rate" in page
+    assert "simulated" not in page
+    assert "knapsack-rl" in page
+
+
+def test_a_cell_is_what_its_seed_and_its_loss_make_it() -> None:
+    def numbers(rule: str, seed: int) -> pl.DataFrame:
+        timed = ("seconds", "overhead", "prefill", "measuring")
+        rows = run_lab_cell(lab_cell(rule, TINY, seed, steps=3))
+        return rows.filter(~pl.col("metric").is_in(timed)).drop("rule", "seed")
+
+    find_regime(TINY).base_model()
+    same = numbers("knapsack-rl", 0)
+    assert same.equals(numbers("knapsack-rl", 0))
+    assert same.equals(numbers("knapsack-rl@rollout", 0))
+    assert not same.equals(numbers("knapsack-rl", 1))
+    assert lab_cell("uniform", TINY, 0).key != lab_cell("uniform@prompt", TINY, 0).key
+
+
+def test_a_cell_has_the_sizes_of_its_regime() -> None:
+    arena = lab_cell("uniform", TINY, 0).arena
+    assert (arena.prompts, arena.groups, arena.num_generations, arena.steps) == (64, 4, 4, 3)
+    assert lab_cell("uniform", TINY, 0, steps=7).arena.steps == 7
+
+
+def test_the_loss_behind_a_rule() -> None:
+    assert split_rule("uniform") == ("uniform", Loss())
+    assert split_rule("uniform@prompt") == ("uniform", Loss("prompt"))
+    assert split_rule("a@b.py:rule@unscaled") == ("a@b.py:rule", Loss(scaled=False))
+    assert split_rule("a@b.py:rule") == ("a@b.py:rule", Loss())
+    assert split_rule("uniform@prompt-unscaled")[1] == Loss("prompt", scaled=False)
+
+
+def test_rules_are_told_the_hidden_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Setting] = []
+    uniform = ENTRANTS["uniform"]
+    monkeypatch.setitem(ENTRANTS, "uniform", lambda setting: told.append(setting) or uniform(setting))  # type: ignore[func-returns-value]
+    run_lab_cell(lab_cell("uniform", TINY, 0, steps=1))
+    (setting,) = told
+    ids = [item.prompt for item in find_regime(TINY).train[:3]]
+    assert setting.features is not None
+    assert setting.truth is not None
+    assert np.asarray(setting.features(ids)).shape == (3, 32)
+    assert setting.truth(ids).shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--rules", "nobody"], "there is no rule 'nobody': choose from uniform"),
+        (["--rules", "dapo@moon"], "there is no rule 'dapo@moon': choose from uniform"),
+        (["--rules", "dapo,dapo"], "name at least one rule, and none twice: dapo, dapo"),
+        (["--regimes", "moon"], "there is no regime 'moon': choose from skills, keys, tail, or give one of your own"),
+        (["--regimes", "gone.py:tiny"], "there is no file gone.py"),
+        (["--regimes", f"{TINY}:tiny,{TINY}"], "there is no"),
+        (["--regimes", TINY.replace(":tiny", ":RECIPE")], f"{TINY.replace(':tiny', ':RECIPE')} is Recipe("),
+        (["--regimes", f"{TINY},{TINY}"], "name at least one regime, and none twice"),
+        (["--seeds", "0"], "name at least one seed"),
+        (["--steps", "0"], "steps is 0: use at least 1"),
+        (["--workers", "0"], "0 workers run nothing: use at least 1"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(
+    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*_words(tmp_path / "out", "dapo"), *words]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"knapsack-rl: error: {told}")
+    assert len(shown.err.splitlines()) == 1
+    assert not list(tmp_path.rglob("*.parquet"))
