@@ -122,7 +122,7 @@ clean: ## remove the environments and everything that was built
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv .venv-verl
 	$(VERL)/python -m pip install $(PIP_FLAGS) '$(TORCH)'
-	$(VERL)/python -m pip install $(PIP_FLAGS) -e '.[verl]' transformers==5.9.0 pytest pytest-timeout pytest-xdist
+	$(VERL)/python -m pip install $(PIP_FLAGS) -e '.[verl,text]' transformers==5.9.0 pytest pytest-timeout pytest-xdist
 	@touch $@
 
 # verl wants an older transformers than vLLM's build for CPUs, and works with its; so it comes last and without its own
@@ -149,5 +149,5 @@ clean: ## remove the environments and everything that was built
 	$(TINKER)/python -m pip install $(PIP_FLAGS) 'skyrl[jax,tinker]==0.3.0' tinker==0.24.1 transformers==5.8.0 \
 		chz blobfile tiktoken termcolor tqdm cloudpickle aiohttp anyio tml-renderers
 	$(TINKER)/python -m pip install $(PIP_FLAGS) --no-deps tinker-cookbook==0.5.5
-	$(TINKER)/python -m pip install $(PIP_FLAGS) -e . pytest pytest-timeout pytest-xdist
+	$(TINKER)/python -m pip install $(PIP_FLAGS) -e '.[text]' pytest pytest-timeout pytest-xdist
 	@touch $@

@@ -39,7 +39,7 @@ class TextFeatures:
         """Features of no prompt yet.
 
         Args:
-            most: prompts to remember; more than are planned before their outcomes come back.
+            most: prompts to remember, beside those told of last; more than are planned before their outcomes come back.
 
         Raises:
             ImportError: scikit-learn is missing, with the extra that brings it.
@@ -66,17 +66,18 @@ class TextFeatures:
         """
         new = {i: prompt for i, prompt in zip(prompt_ids, prompts, strict=True) if i not in self._rows}
         looked = dict(zip(new, self._look([prompt_text(prompt) for prompt in new.values()]), strict=True))
-        for prompt_id in prompt_ids:  # those told of last are forgotten last
-            self._rows[prompt_id] = self._rows.pop(prompt_id) if prompt_id in self._rows else looked[prompt_id]
-        for prompt_id in list(self._rows)[: max(len(self._rows) - self.most, 0)]:
-            del self._rows[prompt_id]
+        latest = {i: self._rows[i] if i in self._rows else looked[i] for i in prompt_ids}
+        kept = {i: row for i, row in self._rows.items() if i not in latest}
+        for prompt_id in list(kept)[: max(len(kept) + len(latest) - self.most, 0)]:
+            del kept[prompt_id]
+        self._rows = kept | latest  # in one go: a thread that learns may be asking
 
     def __call__(self, prompt_ids: Sequence[str]) -> FloatArray:
         """Features, ``[P, 256]``; 0 for prompts that are not known."""
-        found = np.zeros((len(prompt_ids), WIDTH))
-        for row, prompt_id in enumerate(prompt_ids):
-            if prompt_id in self._rows:
-                found[row] = self._rows[prompt_id]
+        found, rows = np.zeros((len(prompt_ids), WIDTH)), self._rows
+        for place, prompt_id in enumerate(prompt_ids):
+            if prompt_id in rows:
+                found[place] = rows[prompt_id]
         return found
 
     def _look(self, texts: Sequence[str]) -> list[Row]:
