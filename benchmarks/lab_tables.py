@@ -7,14 +7,14 @@ import numpy as np
 from benchmarks.arena_tables import ahead, table
 from benchmarks.measure import machine
 from knapsack_rl.compare.cells import BASELINE
-from knapsack_rl.compare.ranking import ALL, Estimate, estimate
+from knapsack_rl.compare.ranking import Estimate, estimate
 from knapsack_rl.lab.match import LabMatch
 from knapsack_rl.lab.results import LabResults
-from knapsack_rl.lab.tables import COLUMNS, figures, leads
+from knapsack_rl.lab.tables import COLUMNS, EVERYWHERE, figures, leads
 from knapsack_rl.notation import FloatArray
 
 IN_POINTS = ("area", "end", "harder half", "ever solved")
-BELIEFS = {"belief_error": "squared error", "brier": "Brier score", "log_score": "log score"}
+BELIEFS = {"belief_error": "squared error of the drawn", "brier": "Brier score", "log_score": "log score"}
 SHARES = {"mixed_prompts": "prompts mixed", "dead_rollouts": "rollouts dead", "overhead": "time in the rule",
           "prefill": "of it prefill"}  # fmt: skip
 
@@ -43,13 +43,13 @@ def saved(results: LabResults) -> str:
         return [f"`{results.rules[r]}`", *cells, f"{known[r].sum()} of {runs[r].sum()}"]
 
     order = np.argsort(shares.mean(axis=(1, 2)), kind="stable")
-    return table(("rule", ALL, *results.presets, "runs there"), (row(int(r)) for r in order))
+    return table(("rule", EVERYWHERE, *results.presets, "runs there"), (row(int(r)) for r in order))
 
 
 def lead(results: LabResults) -> str:
     """How much of the oracle's lead over uniform each rule has, by area."""
     rows = [[f"`{rule}`", *(_share(share) for share in shares)] for rule, shares in leads(results)]
-    return table(("rule", *results.presets, ALL), rows)
+    return table(("rule", *results.presets, EVERYWHERE), rows)
 
 
 def reached(results: LabResults, regime: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("polars")
 
+from knapsack_rl.beliefs import Forecast
 from knapsack_rl.compare import cells
 from knapsack_rl.lab.meter import LabMeter, Watched, log_scores, values_of
 from knapsack_rl.notation import FloatArray
@@ -118,6 +119,39 @@ def test_beliefs_are_those_of_the_first_draw(meter: LabMeter) -> None:
 def test_a_rule_without_beliefs_has_no_scores(meter: LabMeter) -> None:
     meter.take_in(played(drawn({"a": "01"})), 0.0)
     assert not {"belief_error", "brier", "log_score"} & meter.curves().keys()
+
+
+class Believer:
+    """A strategy whose beliefs say what they are told to."""
+
+    def __init__(self, *forecasts: Sequence[float]) -> None:
+        self.beliefs = self
+        self.forecasts = list(forecasts)
+
+    def forecast(self, prompt_ids: Sequence[str], step: int) -> Forecast:
+        rates = np.array(self.forecasts.pop(0))
+        return Forecast(rates, np.ones(rates.size), np.ones(rates.size, dtype=bool), rates)
+
+
+def test_what_is_believed_of_candidates_that_are_not_drawn_counts_too(meter: LabMeter) -> None:
+    believer = Believer([0.3, 0.5, np.nan], [0.9], [0.1])
+    meter.watched.overhear(believer)  # type: ignore[arg-type]
+    meter.watched.take(3)
+    believer.forecast(("a", "b", "c"), 0)
+    believer.forecast(("a",), 0)  # a second thought in the same step is none of planning
+    step = played(drawn({"a": "01"}, expected=[0.3]))
+    meter.take_in(step, 0.0)
+    meter.watched.train(step.batch)
+    assert meter.curves()["candidate_error"] == pytest.approx((0.2**2 + 0) / 2)
+    believer.forecast(("a",), 1)
+    meter.take_in(played(drawn({"a": "01"})), 0.0)
+    assert meter.curves()["candidate_error"] == pytest.approx(0)
+
+
+def test_nothing_is_overheard_where_nobody_believes(meter: LabMeter) -> None:
+    meter.watched.overhear(object())  # type: ignore[arg-type]
+    meter.take_in(played(drawn({"a": "01"}, expected=[0.3])), 0.0)
+    assert "candidate_error" not in meter.curves()
 
 
 def test_certain_and_wrong_costs_much_but_not_everything() -> None:

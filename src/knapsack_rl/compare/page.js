@@ -4,7 +4,7 @@ const $ = (id) => document.getElementById(id);
 const MEASURES = { mean_p: "mean success rate", area: "mean over the whole run (area under the curve)", held_out_p: "success rate on held-out prompts",
   hard_quarter_p: "success rate on the hardest quarter", coverage: "share of prompts ever solved", mixed_prompts: "share of prompts in mixed groups",
   hard_half_p: "success rate on the harder half", forgotten: "success rate lost by prompts that were above 90 % at the start", lost: "share of prompts that fell from above 90 % to below 50 %",
-  dead_rollouts: "share of rollouts in groups that all agree", value_share: "value of the plan, as a share of the oracle's", log_score: "log score of expected success rates", overhead: "share of the time spent in the rule",
+  dead_rollouts: "share of rollouts in groups that all agree", value_share: "value of the plan, as a share of the oracle's", candidate_error: "squared error of the success rates forecast, of all candidates", log_score: "log score of expected success rates", overhead: "share of the time spent in the rule",
   mixed_rollouts: "share of rollouts in mixed groups", mixed_groups: "mixed groups per 1,000 rollouts", belief_error: "squared error of expected success rates" };
 const DASHES = ["", "7 3", "2 3", "9 3 2 3", "12 4", "4 2"];
 const SLOTS = 6;

@@ -91,7 +91,9 @@ def _begin(cell: Cell) -> Course:
     world = Watched(LanguageModelWorld(regime, cell.seed, loss))
     setting = dataclasses.replace(cell.setting(), truth=world.success_rates, features=world.hidden_states)
     every = _EVERY_OF_LARGE if len(regime.train) > _LARGE else _EVERY
-    return Course(world, resolve(name, setting), LabMeter(world, cell.arena.groups, _followed(regime), every))
+    strategy = resolve(name, setting)
+    world.overhear(strategy)
+    return Course(world, strategy, LabMeter(world, cell.arena.groups, _followed(regime), every))
 
 
 def _followed(regime: Regime) -> tuple[str, ...] | None:

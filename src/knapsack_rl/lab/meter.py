@@ -10,6 +10,8 @@ The table's columns, and the metrics that are not named here, are those of `knap
   against the true ones at that moment. A draw shows only the prompts that it asks rollouts for: what a rule with a pool
   believed of the candidates that it left out is not known. The log score is expected under the true rates, of a
   forecast that is cut to [0.001, 0.999], because one who is certain and wrong would lose everything.
+- `candidate_error`: the same squared error over all prompts that were forecast in a step, drawn or not, for rules whose
+  beliefs can be overheard (those with a `Beliefs`): the fair one between rules with and without a pool.
 - `value_share`: the paper's value, at true rates, of what a step spent (counts added up over its rounds), as a share
   of the best plan's: the exact knapsack at true rates, for the same rollouts, over the prompts that the rule took from
   the sampler; none but those drawn where it took no more than the step's groups, and each of those at least twice.
@@ -24,15 +26,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
+from knapsack_rl.beliefs import Forecast
 from knapsack_rl.compare.meter import Meter, World, totals
 from knapsack_rl.notation import BoolArray, FloatArray, IntArray
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.solver import solve
-from knapsack_rl.strategy import Batch, Draw, Played
+from knapsack_rl.strategy import Batch, Draw, Played, Strategy
 from knapsack_rl.values import knapsack_marginals, knapsack_value
 
 EASY, FALLEN = 0.9, 0.5
@@ -53,6 +56,7 @@ class Watched:
 
     Attributes:
         taken: prompts taken since the last optimizer step.
+        expected: success rates forecast since then, the first forecast of each prompt.
         working: seconds spent generating and training.
         prefilling: seconds spent on hidden states, which the rule asks for.
     """
@@ -62,6 +66,7 @@ class Watched:
         self.prompt_ids = world.prompt_ids
         self.success_rates, self.held_out_rates = world.success_rates, world.held_out_rates
         self.taken: list[str] = []
+        self.expected: dict[str, float] = {}
         self.working = self.prefilling = 0.0
 
     @property
@@ -87,7 +92,7 @@ class Watched:
         began = time.perf_counter()
         self.world.train(batch)
         self.working += time.perf_counter() - began
-        self.taken = []
+        self.taken, self.expected = [], {}
 
     def hidden_states(self, prompt_ids: Sequence[str]) -> FloatArray:
         """What the policy thinks at the end of each prompt, ``[P, features]``."""
@@ -95,6 +100,22 @@ class Watched:
         states = self.world.hidden_states(prompt_ids)
         self.prefilling += time.perf_counter() - began
         return states
+
+    def overhear(self, strategy: Strategy) -> None:
+        """Note what the strategy's beliefs, if it has any, forecast from now on."""
+        holder: Any = strategy if hasattr(strategy, "beliefs") else getattr(strategy, "allocator", None)
+        beliefs: Any = getattr(holder, "beliefs", None)
+        forecast = getattr(beliefs, "forecast", None)
+        if forecast is None:
+            return
+
+        def overheard(prompt_ids: Sequence[str], step: int) -> Forecast:
+            found: Forecast = forecast(prompt_ids, step)
+            for prompt_id, rate in zip(prompt_ids, found.success_rates_P.tolist(), strict=True):
+                self.expected.setdefault(prompt_id, rate)
+            return found
+
+        beliefs.forecast = overheard
 
 
 class LabMeter(Meter):
@@ -116,6 +137,7 @@ class LabMeter(Meter):
         self._easy_P = np.flatnonzero(self._start_P > EASY)
         self._dead = np.zeros(2)  # rollouts in groups that all agree, rollouts
         self._log_score = np.zeros(2)  # sum, groups with a belief
+        self._candidates = np.zeros(2)  # sum of squared errors, candidates with a belief
         self._value = np.zeros(2)  # of what was spent, of the best plans
         self._measuring, self._began = 0.0, time.perf_counter()
 
@@ -139,6 +161,9 @@ class LabMeter(Meter):
         first, _ = played.rounds[0]
         if first.success_rates_P is not None:  # those drawn first come first
             self._compare(first.success_rates_P, rates_P[: len(first.prompt_ids)], first.counts_P > 0)
+        expected_P = np.array([self.watched.expected.get(prompt_id, np.nan) for prompt_id in candidates])
+        known_P = ~np.isnan(expected_P)
+        self._candidates += ((expected_P - rates_P)[known_P] ** 2).sum(), known_P.sum()
         self._value += values_of(rates_P, spent_P, chooses=len(candidates) > self.groups)
 
     def curves(self) -> dict[str, float]:
@@ -150,7 +175,12 @@ class LabMeter(Meter):
         if easy_P.size:
             found["forgotten"] = float((self._start_P[easy_P] - now_P[easy_P]).mean())
             found["lost"] = float((now_P[easy_P] < FALLEN).mean())
-        sums = {"dead_rollouts": self._dead, "log_score": self._log_score, "value_share": self._value}
+        sums = {
+            "dead_rollouts": self._dead,
+            "log_score": self._log_score,
+            "candidate_error": self._candidates,
+            "value_share": self._value,
+        }
         found |= {name: float(part / whole) for name, (part, whole) in sums.items() if whole > 0}
         for each in sums.values():
             each[:] = 0

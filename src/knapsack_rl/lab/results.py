@@ -12,7 +12,6 @@ from knapsack_rl.compare.ranking import Estimate, estimate
 from knapsack_rl.compare.results import Results, first_reach
 from knapsack_rl.notation import FloatArray
 
-
 # Means of equal rates differ in their last digits, and a curve that is level is at its end from the first of them on.
 ROUNDING = 1e-9
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from knapsack_rl.compare.cells import BASELINE
-from knapsack_rl.compare.ranking import ALL, Estimate, estimate
+from knapsack_rl.compare.ranking import Estimate, estimate
 from knapsack_rl.lab.results import LabResults
 from knapsack_rl.notation import FloatArray
 
@@ -39,10 +39,11 @@ COLUMNS: Final = (
     Column("harder half", lambda results: results.end("hard_half_p")),
     Column("ever solved", lambda results: results.end("coverage")),
     Column("value share", lambda results: results.mean_over_run("value_share")),
-    Column("squared error", lambda results: results.mean_over_run("belief_error"), -1),
+    Column("squared error", lambda results: results.mean_over_run("candidate_error"), -1),
 )
 
 
+EVERYWHERE = "all regimes"
 # Characters of "0.123 +0.123±0.012 ▲", of "0.123▲", and at most of a rule's name before it is folded.
 WIDE, NARROW, NAME_ROOM = 20, 6, 28
 
@@ -99,7 +100,7 @@ def print_tables(results: LabResults, console: Console) -> None:
         console.print(table)
     if results.oracle in results.rules:
         table = _table(room, f"Share of the lead of {results.oracle} over uniform, by area, with its 95 % interval")
-        for name in (*results.presets, ALL):
+        for name in (*results.presets, EVERYWHERE):
             table.add_column(Text(name, overflow="fold"), justify="right", min_width=11)
         for rule, shares in leads(results):
             table.add_row(Text(rule, overflow="fold"), *(_share(share) for share in shares))
