@@ -54,7 +54,7 @@ class Size:
         return LabMatch(self.rules, self.regimes, tuple(range(FIRST_SEED, FIRST_SEED + self.seeds)), self.steps)
 
 
-SHORT: Final = Size("short", ("uniform", "knapsack-rl", "calibrated-pool", "oracle-pool"), seeds=2, steps=100)
+SHORT: Final = Size("short", ("uniform", "knapsack-rl", "calibrated-pool", "oracle-pool"), seeds=2, steps=150)
 FULL: Final = Size(
     "full",
     ("uniform", "knapsack-rl", "posterior", "calibrated", "calibrated-pool", "calibrated-pool@prompt",

@@ -26,8 +26,10 @@ PATHS = {  # held-out rates at 0, 50 and 100 % of the budget, of each seed
     "worse": [[0.2, 0.25, 0.3], [0.2, 0.2, 0.2]],
     "oracle-pool": [[0.2, 0.6, 0.6], [0.2, 0.6, 0.6]],
 }
-ALSO = {"mean_p": 0.5, "hard_half_p": 0.1, "coverage": 0.9, "value_share": 0.8, "belief_error": 0.02,
-        "candidate_error": 0.03, "brier": 0.2, "log_score": 0.5, "overhead": 0.03, "dead_rollouts": 0.6, "forgotten": 0.01}  # fmt: skip
+ALSO = {
+    "mean_p": 0.5, "hard_half_p": 0.1, "coverage": 0.9, "value_share": 0.8, "candidate_error": 0.03,
+    "belief_error": 0.02, "brier": 0.2, "log_score": 0.5, "overhead": 0.03, "dead_rollouts": 0.6, "forgotten": 0.01,
+}  # fmt: skip
 
 
 def _results(paths: dict[str, list[list[float]]], regimes: Sequence[str] = ("keys",)) -> LabResults:
