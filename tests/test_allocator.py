@@ -169,5 +169,5 @@ def test_limits_that_make_no_sense_are_refused(low: int, high: int, message: str
 
 
 def test_an_unknown_method_is_named_with_the_choices() -> None:
-    with pytest.raises(ValueError, match="no allocation method 'greedy': choose from posterior, paper, uniform"):
+    with pytest.raises(ValueError, match="'greedy': choose from calibrated, posterior, paper, uniform"):
         make_allocator("greedy")  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import numpy as np
 
 from knapsack_rl.beliefs import Beliefs, Forecast, PaperBeliefs, PosteriorBeliefs
 from knapsack_rl.calibrated import CalibratedBeliefs, Features
-from knapsack_rl.limits import equal_counts, paper_limits, same_limits
+from knapsack_rl.limits import equal_counts, overdue, paper_limits, same_limits
 from knapsack_rl.notation import FloatArray, IntArray
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
@@ -19,6 +19,10 @@ from knapsack_rl.solver import Marginals, solve
 from knapsack_rl.values import expected_knapsack_marginals, knapsack_marginals
 
 Method = Literal["calibrated", "posterior", "paper", "uniform"]
+
+# Share of a step's rollouts that may go to prompts for no other reason than that they have waited too long, and the
+# half-lives after which they have: by then what was seen of them counts a quarter.
+OVERDUE_SHARE, OVERDUE_HALF_LIVES = 1 / 8, 2.0
 
 
 class Allocator(Protocol):
@@ -66,6 +70,8 @@ class KnapsackAllocator:
         rule: Rule | None = None,
         min_count: int = 2,
         max_count: int = 128,
+        max_idle: float | None = None,
+        overdue_share: float = OVERDUE_SHARE,
     ) -> None:
         """An allocator that plans ``min_count..max_count`` rollouts a prompt.
 
@@ -74,17 +80,26 @@ class KnapsackAllocator:
             rule: what the forecasts make worth how much; `expected_value` by default.
             min_count: least rollouts of a prompt: 0 (prompts may be left out) or at least 2.
             max_count: most rollouts of a prompt.
+            max_idle: steps without an observation after which a prompt that is offered gets a pair of rollouts whatever
+                is believed of it, so that none is left out for ever; None: no such promise.
+            overdue_share: share of the budget that such pairs may take together; the longest idle come first, and one
+                always may.
 
         Raises:
-            ValueError: limits that allow a group of one, or that cross.
+            ValueError: limits that allow a group of one, or that cross; a promise that makes no sense.
         """
         if min_count < 0 or min_count == 1:
             raise ValueError(f"min_count is {min_count}: a group of one has no gradient, use 0 or at least 2")
         if max_count < max(min_count, 2):
             raise ValueError(f"max_count is {max_count}: it must be at least 2 and at least min_count ({min_count})")
+        if max_idle is not None and not max_idle > 0:
+            raise ValueError(f"max_idle is {max_idle}: it counts steps and must be positive, or None")
+        if not 0 < overdue_share <= 1:
+            raise ValueError(f"overdue_share is {overdue_share}: it must be above 0 and at most 1")
         self.beliefs: Beliefs = PosteriorBeliefs() if beliefs is None else beliefs
         self.rule: Rule = expected_value if rule is None else rule
         self.min_count, self.max_count = min_count, max_count
+        self.max_idle, self.overdue_share = max_idle, overdue_share
 
     def plan(self, prompt_ids: Sequence[str], budget: int, step: int) -> Plan:
         """Divide ``budget`` rollouts among the prompts.
@@ -96,19 +111,29 @@ class KnapsackAllocator:
             raise ValueError("there are no prompts to plan for: pass at least one")
         forecast = self.beliefs.forecast(prompt_ids, step)
         offer = self.rule(forecast, budget, self.min_count, self.max_count)
-        solution = solve(offer.marginals, budget, offer.low_P, offer.high_P)
+        low_P = self._kept_promises(offer, forecast, prompt_ids, budget)
+        solution = solve(offer.marginals, budget, low_P, offer.high_P)
         return Plan(
             step=step,
             prompt_ids=tuple(prompt_ids),
             counts_P=solution.counts_P,
             budget=budget,
-            low_P=offer.low_P,
+            low_P=low_P,
             high_P=offer.high_P,
             success_rates_P=forecast.success_rates_P,
             strength_P=forecast.strength_P,
             seen_P=forecast.seen_P,
             price=solution.price,
         )
+
+    def _kept_promises(self, offer: Offer, forecast: Forecast, prompt_ids: Sequence[str], budget: int) -> IntArray:
+        """Lower limits under which those that are overdue get a pair, where the rule could leave them out; ``[P]``."""
+        if self.max_idle is None or forecast.idle_P is None:
+            return offer.low_P
+        open_P = (offer.low_P == 0) & (offer.high_P >= 2)
+        pairs = min(max(int(budget * self.overdue_share) // 2, 1), (budget - int(offer.low_P.sum())) // 2)
+        overdue_P = overdue(prompt_ids, np.where(open_P, forecast.idle_P, 0), self.max_idle, pairs)
+        return np.where(overdue_P, 2, offer.low_P)
 
     def observe(self, outcomes: Outcomes) -> None:
         """Learn from outcomes, of this step or of an earlier one."""
@@ -169,10 +194,11 @@ def make_allocator(
     """The allocator of a named method.
 
     Args:
-        method: ``calibrated`` (beliefs that learn from their own forecasts), ``posterior`` (Beta beliefs from a prompt's
-            own counts), ``paper`` (the authors') or ``uniform`` (stock GRPO; it still learns beliefs, so that a trace
-            shows what was known).
-        min_count, max_count: limits on a prompt's rollouts.
+        method: ``calibrated`` (beliefs that learn from their own forecasts), ``posterior`` (Beta beliefs from a
+            prompt's own counts), ``paper`` (the authors') or ``uniform`` (stock GRPO; it still learns beliefs, so that
+            a trace shows what was known).
+        min_count, max_count: limits on a prompt's rollouts. With a least count of 0 prompts may be left out, but none
+            for ever: one that is offered after two half-lives without an observation gets a pair.
         half_life: steps after which an observation counts half (all but ``paper``).
         features: what prompts look like (``calibrated`` alone): see `CalibratedBeliefs`.
 
@@ -181,13 +207,15 @@ def make_allocator(
     """
     if features is not None and method != "calibrated":
         raise ValueError(f"allocation {method!r} has no use for features of prompts: choose 'calibrated', or give none")
+    max_idle = OVERDUE_HALF_LIVES * half_life if min_count == 0 else None
+    limits = (min_count, max_count, max_idle)
     match method:
         case "calibrated":
-            return KnapsackAllocator(CalibratedBeliefs(half_life, features), expected_value, min_count, max_count)
+            return KnapsackAllocator(CalibratedBeliefs(half_life, features), expected_value, *limits)
         case "posterior":
-            return KnapsackAllocator(PosteriorBeliefs(half_life), expected_value, min_count, max_count)
+            return KnapsackAllocator(PosteriorBeliefs(half_life), expected_value, *limits)
         case "paper":
-            return KnapsackAllocator(PaperBeliefs(), paper_rule, min_count, max_count)
+            return KnapsackAllocator(PaperBeliefs(), paper_rule, *limits)
         case "uniform":
-            return KnapsackAllocator(PosteriorBeliefs(half_life), uniform_rule, min_count, max_count)
+            return KnapsackAllocator(PosteriorBeliefs(half_life), uniform_rule, *limits)
     raise ValueError(f"there is no allocation method {method!r}: choose from {', '.join(get_args(Method))}")

@@ -33,12 +33,15 @@ class Forecast:
         strength_P: weight of evidence in rollouts; the belief is Beta(rate * strength, (1-rate) * strength), ``[P]``.
         seen_P: whether there is any evidence that the rule in use counts, ``[P]``.
         tokens_P: expected completion length in tokens, NaN where unknown, ``[P]``.
+        idle_P: steps since the prompt was last observed, or since step 0 if it never was, ``[P]``. None where nobody
+            counts them; such a prompt is never overdue.
     """
 
     success_rates_P: FloatArray
     strength_P: FloatArray
     seen_P: BoolArray
     tokens_P: FloatArray
+    idle_P: IntArray | None = None
 
     @property
     def alpha_P(self) -> FloatArray:
@@ -114,7 +117,8 @@ class PosteriorBeliefs:
         counts[0, seen] = self.table["successes"][known] * faded
         counts[1, seen] = self.table["failures"][known] * faded
         alpha, beta = counts[0] + self.prior[0], counts[1] + self.prior[1]
-        return Forecast(alpha / (alpha + beta), alpha + beta, seen, _known_tokens(self.table, rows))
+        idle = _idle(self.table, rows, step)
+        return Forecast(alpha / (alpha + beta), alpha + beta, seen, _known_tokens(self.table, rows), idle)
 
     def observe(self, outcomes: Outcomes) -> None:
         """Add the successes and failures of each group, faded to the latest step the prompt was seen in."""
@@ -164,6 +168,7 @@ class PaperBeliefs:
         "tokens": np.float32,
         "window": np.uint64,
         "rewards": np.int32,
+        "step": np.int32,
     }
 
     def __init__(self, window: int = 16, min_rewards: int = 8) -> None:
@@ -178,14 +183,14 @@ class PaperBeliefs:
         self.table = PromptTable(self.COLUMNS)
 
     def forecast(self, prompt_ids: Sequence[str], step: int) -> Forecast:
-        """The latest estimate of each prompt, whatever its age; ``step`` does not matter."""
+        """The latest estimate of each prompt; its age changes nothing but ``idle_P``."""
         rows = self.table.rows(prompt_ids)
         rewards, rates = np.zeros(rows.size), np.full(rows.size, 0.5)
         known = rows >= 0
         rewards[known] = self.table["rewards"][rows[known]]
         seen = rewards >= max(self.min_rewards, 1)
         rates[seen] = self.table["rate"][rows[seen]]
-        return Forecast(rates, rewards, seen, _known_tokens(self.table, rows))
+        return Forecast(rates, rewards, seen, _known_tokens(self.table, rows), _idle(self.table, rows, step))
 
     def observe(self, outcomes: Outcomes) -> None:
         """Shift each group's rewards into its window and estimate anew."""
@@ -205,6 +210,7 @@ class PaperBeliefs:
         of_window = np.bitwise_count(table["window"][rows]) / kept
         of_visit = np.bincount(group_G, weights=success_G, minlength=rows.size) / got
         table["rate"][rows] = np.where(got >= self.window, of_visit, of_window)
+        table["step"][rows] = np.maximum(table["step"][rows], outcomes.step)
         _observe_tokens(table, rows, groups, outcomes.mean_tokens_P[answered])
 
     def save(self, path: Path) -> None:
@@ -242,6 +248,14 @@ def _observe_tokens(table: PromptTable, rows: IntArray, groups: IntArray, tokens
     old = table["tokens"][rows]
     mean = np.where(old > 0, (old + now) / 2, now)
     table["tokens"][rows] = np.where(heard > 0, mean, old)
+
+
+def _idle(table: PromptTable, rows: IntArray, step: int) -> IntArray:
+    """Steps since each prompt was last observed, since step 0 where it never was; ``[P]``."""
+    last = np.zeros(rows.size, dtype=np.int64)
+    last[rows >= 0] = table["step"][rows[rows >= 0]]
+    idle: IntArray = np.maximum(step - last, 0)
+    return idle
 
 
 def _known_tokens(table: PromptTable, rows: IntArray) -> FloatArray:

@@ -83,7 +83,7 @@ class CalibratedBeliefs(PosteriorBeliefs):
         self._last_look = ({prompt_id: row for row, prompt_id in enumerate(prompt_ids)}, look_P_F)
         signals_P_S, evidence_P = self._signals(prompt_ids, counts, look_P_F)
         strength_P = self.concentration.strength(evidence_P)
-        return Forecast(self._weighed(signals_P_S), strength_P, counts.seen_P, counts.tokens_P)
+        return Forecast(self._weighed(signals_P_S), strength_P, counts.seen_P, counts.tokens_P, counts.idle_P)
 
     def observe(self, outcomes: Outcomes) -> None:
         """Learn what the forecast was worth, then count the outcomes."""

@@ -7,6 +7,8 @@ goes to the never solved. Here each rule is a lower and an upper limit, equal wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from knapsack_rl.notation import BoolArray, FloatArray, IntArray
@@ -17,6 +19,23 @@ CONFIDENCE = 0.9
 def same_limits(prompts: int, low: int, high: int) -> tuple[IntArray, IntArray]:
     """The same limits for every prompt."""
     return np.full(prompts, low, dtype=np.int64), np.full(prompts, high, dtype=np.int64)
+
+
+def overdue(prompt_ids: Sequence[str], idle_P: IntArray, max_idle: float, most: int) -> BoolArray:
+    """Which prompts have waited too long: the longest idle ones beyond ``max_idle`` steps, at most ``most``; ``[P]``.
+
+    Always the longest idle come first, so a prompt that waits is only ever passed by those that have waited at least as
+    long, and each of these only once: nobody waits for ever (docs/beliefs.md has the bound). An id that occurs twice
+    counts once.
+    """
+    chosen_P = np.zeros(idle_P.size, dtype=bool)
+    waiting = np.flatnonzero(idle_P > max_idle)
+    by_age = waiting[np.argsort(-idle_P[waiting], kind="stable")].tolist()
+    first: dict[str, int] = {}
+    for i in by_age:
+        first.setdefault(prompt_ids[i], i)
+    chosen_P[list(first.values())[:most]] = True
+    return chosen_P
 
 
 def equal_counts(prompts: int, budget: int) -> IntArray:

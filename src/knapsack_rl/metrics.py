@@ -35,6 +35,7 @@ def step_metrics(plan: Plan, outcomes: Outcomes) -> dict[str, float]:
         brier_mixed: mean squared difference between that probability and what happened; 0 is best, and a forecast that
             always says the share itself scores share * (1 - share). Groups without a forecast are left out of both.
         frac_unseen: share of groups whose prompt had never been observed.
+        candidates, refused: prompts that the plan could choose from, and how many of them it gave nothing.
 
     Raises:
         ValueError: outcomes of other prompts than the plan's.
@@ -63,6 +64,8 @@ def step_metrics(plan: Plan, outcomes: Outcomes) -> dict[str, float]:
         "predicted_mixed": _mean(predicted_P),
         "brier_mixed": _mean((predicted_P - some_P[answered_P]) ** 2),
         "frac_unseen": _mean(~plan.seen_P[planned_P]),
+        "candidates": float(planned_P.size),
+        "refused": float(np.count_nonzero(~planned_P)),
     }
 
 

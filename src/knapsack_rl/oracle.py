@@ -23,7 +23,8 @@ class GivenBeliefs:
         """The given rates, as good as certain."""
         rates_P = self.rates(prompt_ids)
         size = len(prompt_ids)
-        return Forecast(rates_P, np.full(size, 1e9), np.ones(size, dtype=bool), np.full(size, np.nan))
+        idle_P = np.zeros(size, dtype=np.int64)  # what is known needs no looking after
+        return Forecast(rates_P, np.full(size, 1e9), np.ones(size, dtype=bool), np.full(size, np.nan), idle_P)
 
     def observe(self, outcomes: Outcomes) -> None:
         """Nothing to learn."""

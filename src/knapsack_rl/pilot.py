@@ -101,4 +101,5 @@ def _only(forecast: Forecast, chosen: IntArray) -> Forecast:
         forecast.strength_P[chosen],
         forecast.seen_P[chosen],
         forecast.tokens_P[chosen],
+        None if forecast.idle_P is None else forecast.idle_P[chosen],
     )

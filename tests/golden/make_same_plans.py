@@ -18,7 +18,7 @@ from knapsack_rl import Outcomes, content_id, make_allocator
 PATH = Path(__file__).with_name("same_plans.json")
 PROMPTS, PROMPTS_A_STEP, AVERAGE, STEPS = 12, 6, 4, 8
 SETTINGS = {"min_count": 2, "max_count": 10, "half_life": 2.0}  # 12 prompts, 6 a step: an epoch is 2 steps
-METHODS = ("posterior", "paper", "uniform")
+METHODS = ("calibrated", "posterior", "paper", "uniform")
 
 
 def chat(i: int) -> list[dict[str, str]]:

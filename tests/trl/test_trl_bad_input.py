@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import small
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from knapsack_rl.trl import KnapsackGRPOConfig, KnapsackGRPOTrainer
+from knapsack_rl.trl.prompts import candidates
 from trl import GRPOConfig
 
 
@@ -21,9 +22,14 @@ from trl import GRPOConfig
         ({"max_generations": 1}, "max_count is 1"),
         ({"min_generations": 5}, r"num_generations \(4\) is the average .* min_generations \(5\)"),
         ({"max_generations": 3}, r"num_generations \(4\) is the average .* max_generations \(3\)"),
-        ({"allocation": "greedy"}, "no allocation method 'greedy': choose from posterior, paper, uniform"),
+        ({"allocation": "greedy"}, "no allocation method 'greedy': choose from calibrated, posterior, paper, uniform"),
         ({"group_weighting": "token"}, "group_weighting is 'token'"),
         ({"belief_half_life": 0.0}, "belief_half_life is 0.0"),
+        ({"belief_features": "embedding"}, "belief_features is 'embedding'"),
+        ({"candidate_pool": 0}, "pool is 0"),
+        ({"candidate_pool": 5}, "candidate_pool is 5 and num_generations 4"),
+        ({"candidate_pool": 2, "min_generations": 2}, "min_generations is 2 with candidate_pool=2"),
+        ({"candidate_pool": 2, "allocation": "uniform"}, "'uniform' does not choose among a pool"),
     ],
     ids=str,
 )
@@ -80,14 +86,31 @@ def test_allocator_that_misses_the_budget(tmp_path: Path) -> None:
         small.knapsack(tmp_path, arguments={"allocator": Careless()})
 
 
-def test_rows_that_do_not_come_in_groups() -> None:
-    from knapsack_rl.trl.prompts import group_ids
+def named(*ids: str) -> list[dict[str, str]]:
+    return [{"prompt_id": prompt_id, "prompt": prompt_id} for prompt_id in ids]
 
-    mixed_up = [{"prompt_id": p, "prompt": p} for p in ("a", "a", "b", "a")]
+
+def test_rows_that_do_not_come_in_groups() -> None:
     with pytest.raises(ValueError, match="rows 1 and 2 belong to one group of 4 but are prompts 'a' and 'b'"):
-        group_ids(mixed_up, 0, 4)
-    straddling = [{"prompt_id": p, "prompt": p} for p in ("a", "b", "b", "b", "c")]
-    assert group_ids(straddling, 2, 3) == ["b", "c"]  # the group of 'a' began on another process
+        candidates(named("a", "a", "b", "a"), 0, 4)
+    straddling = named("a", "b", "b", "b", "c")
+    assert candidates(straddling, 2, 3) == [("b", straddling[1]), ("c", straddling[4])]  # 'a' began elsewhere
+
+
+def test_rows_of_a_pool_that_do_not_come_in_groups() -> None:
+    rows = named("a", "a", "b", "c", "c", "d")
+    assert [prompt_id for prompt_id, _ in candidates(rows, 0, 3, pool=2)] == ["a", "b", "c", "d"]
+    assert [prompt_id for prompt_id, _ in candidates(rows[1:], 1, 3, pool=2)] == ["b", "c", "d"]
+    with pytest.raises(ValueError, match="rows 0 and 1 belong to one of the 2 candidates in a group of 3"):
+        candidates(named("a", "b", "b"), 0, 3, pool=2)
+
+
+def test_pools_that_the_data_cannot_fill(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has 12 prompts and one generation batch offers 16 \(candidate_pool=4 for"):
+        small.knapsack(tmp_path, train=False, candidate_pool=4)
+    stream = IterableDataset.from_generator(lambda: iter(list(small.dataset())))
+    with pytest.raises(ValueError, match="candidate_pool is 2 and the training dataset is a stream"):
+        small.knapsack(tmp_path, data=stream, train=False, candidate_pool=2)
 
 
 def test_image_rows_need_an_id() -> None:

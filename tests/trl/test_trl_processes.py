@@ -55,6 +55,23 @@ def test_two_processes_are_one(tmp_path: Path, changes: dict[str, Any]) -> None:
     assert any(len(set(step.plan.counts_P.tolist())) > 1 for step in trace_2.steps), "the plans were all uniform"
 
 
+def test_two_processes_share_a_pool_and_its_hidden_states(tmp_path: Path) -> None:
+    """24 prompts, 16 candidates a step of which some come twice; hidden states differ by rounding only."""
+    changes = {"allocation": "calibrated", "candidate_pool": 2, "max_steps": 5}
+    (alone,), trace_1 = train(tmp_path / "one", 1, **changes)
+    pair, trace_2 = train(tmp_path / "two", 2, **changes)
+    assert pair[0]["weights"] == pair[1]["weights"]
+    assert pair[0]["advantages"] == pair[1]["advantages"] == pytest.approx(alone["advantages"], abs=1e-5)
+    for one, two in zip(trace_1.steps, trace_2.steps, strict=True):
+        assert one.plan.prompt_ids == two.plan.prompt_ids
+        assert one.plan.counts_P.tolist() == two.plan.counts_P.tolist()
+        assert one.outcomes.rewards_PG.tolist() == two.outcomes.rewards_PG.tolist()
+        np.testing.assert_allclose(one.plan.success_rates_P, two.plan.success_rates_P, rtol=1e-3)
+    assert len(set(trace_2.steps[-1].plan.success_rates_P.tolist())) > 8, "nothing was known of the prompts"
+    assert {len(step.plan.prompt_ids) for step in trace_2.steps} == {16}
+    assert any((step.plan.counts_P == 0).any() for step in trace_2.steps)
+
+
 def test_outcomes_of_sampled_rollouts_are_merged_exactly(tmp_path: Path) -> None:
     """The model's own samples: what both processes scored, in rank order, is what the beliefs learned."""
     pair, trace = train(tmp_path, 2, sample=True)
@@ -70,8 +87,9 @@ def test_outcomes_of_sampled_rollouts_are_merged_exactly(tmp_path: Path) -> None
         allocator.observe(step.outcomes)
 
 
-def test_two_processes_resume_bit_for_bit(tmp_path: Path) -> None:
-    saving = {"save_strategy": "steps", "save_steps": 4, "sample": True}
+@pytest.mark.parametrize("changes", [{}, {"allocation": "calibrated", "candidate_pool": 2}], ids=str)
+def test_two_processes_resume_bit_for_bit(tmp_path: Path, changes: dict[str, Any]) -> None:
+    saving = {"save_strategy": "steps", "save_steps": 4, "sample": True} | changes
     through, trace = train(tmp_path / "through", 2, **saving)
     resumed, again = train(tmp_path / "again", 2, resume=str(tmp_path / "through" / "checkpoint-4"), **saving)
     assert [r["weights"] for r in resumed] == [r["weights"] for r in through]

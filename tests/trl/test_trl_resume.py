@@ -56,6 +56,21 @@ def test_any_epoch(tmp_path: Path, allocation: str, checkpoint: int) -> None:
     assert_resumes(tmp_path, checkpoint, allocation=allocation)
 
 
+@pytest.mark.parametrize("checkpoint", [4, 8])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"candidate_pool": 3},
+        {"candidate_pool": 2, "allocation": "calibrated"},
+        {"candidate_pool": 2, "allocation": "calibrated", "belief_features": "none"},
+        {"allocation": "calibrated"},
+    ],
+    ids=str,
+)
+def test_any_epoch_with_a_pool_or_hidden_states(tmp_path: Path, changes: dict[str, Any], checkpoint: int) -> None:
+    assert_resumes(tmp_path, checkpoint, **changes)
+
+
 def test_first_epoch_and_its_end(tmp_path: Path) -> None:
     assert_resumes(tmp_path / "first", 2, save_steps=2)
     assert_resumes(tmp_path / "end", 3, save_strategy="epoch")

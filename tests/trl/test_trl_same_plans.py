@@ -33,7 +33,7 @@ def test_same_plans_and_beliefs_as_every_other_adapter(tmp_path: Path, method: s
         tmp_path, [rewards_of_the_file], Dataset.from_list(rows), shuffle_dataset=False, allocation=method,
         min_generations=given["min_count"], max_generations=given["max_count"], belief_half_life=given["half_life"],
         num_generations=given["average"], per_device_train_batch_size=per_step * given["average"],
-        max_steps=len(expected["steps"]),
+        max_steps=len(expected["steps"]), belief_features="none",
     )  # fmt: skip
     steps = read_trace(tmp_path / "trace.jsonl").steps
     assert [step.plan.counts_P.tolist() for step in steps] == [step["counts"] for step in expected["steps"]]

@@ -14,9 +14,9 @@ from knapsack_rl.notation import FloatArray, IntArray
 from knapsack_rl.trace import Evaluation, Step, Trace
 
 # One colour per method, in every figure and table: legible on white and on near-black, and to the colour-blind.
-COLOURS = {"uniform": "#7c8794", "posterior": "#3a7be0", "paper": "#d9822b"}
-OTHER_COLOURS = ("#1a9a84", "#a05fd1", "#c94f7c", "#8a7a2f")
-NAMES = {"posterior": "knapsack", "paper": "knapsack (paper)"}
+COLOURS = {"uniform": "#7c8794", "posterior": "#3a7be0", "paper": "#d9822b", "calibrated": "#1a9a84"}
+OTHER_COLOURS = ("#a05fd1", "#c94f7c", "#8a7a2f", "#3f9fb5")
+NAMES = {"posterior": "knapsack", "calibrated": "knapsack (calibrated)", "paper": "knapsack (paper)"}
 DASHES = ("-", "--", ":", "-.")
 
 TRAIN, HELDOUT = "train/pass_rate", "heldout/pass_rate"

@@ -7,6 +7,8 @@ from typing import Literal
 
 from knapsack_rl.allocator import KnapsackAllocator, make_allocator
 from knapsack_rl.beliefs import FADING_PASSES
+from knapsack_rl.calibrated import Features
+from knapsack_rl.pool import check_pool, least_rollouts
 from trl import GRPOConfig
 
 
@@ -19,15 +21,34 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
             model cannot be loaded from.
     """
 
-    allocation: Literal["posterior", "paper", "uniform"] = field(
+    allocation: Literal["calibrated", "posterior", "paper", "uniform"] = field(
         default="posterior",
         metadata={
-            "help": "How counts are chosen: 'posterior' (Beta beliefs with forgetting, expected value), 'paper' (the "
+            "help": "How counts are chosen: 'calibrated' (beliefs that learn from their own forecasts, and from what "
+            "prompts look like), 'posterior' (Beta beliefs with forgetting), both by expected value; 'paper' (the "
             "authors' estimator and rules) or 'uniform' (stock GRPO, with beliefs and trace)."
         },
     )
-    min_generations: int = field(
-        default=2, metadata={"help": "Least rollouts of a prompt: at least 2, or 0 to let prompts be left out."}
+    belief_features: Literal["hidden_states", "none"] = field(
+        default="hidden_states",
+        metadata={
+            "help": "What 'calibrated' knows prompts by, beside their record: the policy's own 'hidden_states' at the "
+            "end of the prompt (one prefill of the candidates), or 'none'. Other allocations use no features."
+        },
+    )
+    candidate_pool: int = field(
+        default=1,
+        metadata={
+            "help": "Prompts offered to a step for each that TRL would train on. With more than 1 the plan also "
+            "chooses which prompts are trained on; rollouts and steps stay the same. At most num_generations."
+        },
+    )
+    min_generations: int | None = field(
+        default=None,
+        metadata={
+            "help": "Least rollouts of a prompt: at least 2, or 0 to let prompts be left out, as a pool must. "
+            "Default: 2, with a pool 0."
+        },
     )
     max_generations: int = field(default=128, metadata={"help": "Most rollouts of a prompt."})
     success_threshold: float = field(
@@ -57,7 +78,11 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
             raise ValueError(f"group_weighting is {self.group_weighting!r}: choose 'rollout' or 'prompt'")
         if self.belief_half_life is not None and not self.belief_half_life > 0:
             raise ValueError(f"belief_half_life is {self.belief_half_life}: it must be positive, or None for 4 passes")
+        if self.belief_features not in ("hidden_states", "none"):
+            raise ValueError(f"belief_features is {self.belief_features!r}: choose 'hidden_states' or 'none'")
+        self.min_generations = least_rollouts(self.min_generations, self.candidate_pool)
         make_allocator(self.allocation, self.min_generations, self.max_generations)
+        self._check_pool()
         if not self.min_generations <= self.num_generations <= self.max_generations:
             raise ValueError(
                 f"num_generations ({self.num_generations}) is the average number of rollouts, so it must lie between "
@@ -75,10 +100,34 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
         """Optimizer steps that one generated batch lasts."""
         return float(self.steps_per_generation * self.num_iterations / self.gradient_accumulation_steps)
 
-    def make_allocator(self, epoch_steps: int | None) -> KnapsackAllocator:
-        """The allocator these fields describe; ``epoch_steps`` is one pass over the data in generation steps."""
+    @property
+    def wants_hidden_states(self) -> bool:
+        """Whether the allocator these fields describe learns from hidden states."""
+        return self.allocation == "calibrated" and self.belief_features == "hidden_states"
+
+    def make_allocator(self, epoch_steps: int | None, features: Features | None = None) -> KnapsackAllocator:
+        """The allocator these fields describe.
+
+        Args:
+            epoch_steps: generation steps of an epoch; None where that is not known.
+            features: what prompts look like (``calibrated`` alone).
+        """
         half_life = self.belief_half_life or float(FADING_PASSES * epoch_steps if epoch_steps else 64)
-        return make_allocator(self.allocation, self.min_generations, self.max_generations, half_life)
+        least = least_rollouts(self.min_generations, self.candidate_pool)
+        return make_allocator(self.allocation, least, self.max_generations, half_life, features)
+
+    def _check_pool(self) -> None:
+        check_pool(self.candidate_pool, self.allocation)
+        if self.candidate_pool > self.num_generations:
+            raise ValueError(
+                f"candidate_pool is {self.candidate_pool} and num_generations {self.num_generations}: the candidates "
+                "share the rows of a group, so there can be at most num_generations"
+            )
+        if self.candidate_pool > 1 and self.min_generations != 0:
+            raise ValueError(
+                f"min_generations is {self.min_generations} with candidate_pool={self.candidate_pool}: a pool is there "
+                "to be chosen from, so leave min_generations away, or set it to 0"
+            )
 
     def _saves_between_blocks(self) -> bool:
         # A fraction of the whole run is only known later; the trainer then moves the save point instead.

@@ -5,9 +5,14 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from knapsack_rl.ids import content_id
+from knapsack_rl.trl.sampler import candidate_rows
+
+_Row = TypeVar("_Row", bound=Mapping[str, Any])
 
 ID_COLUMN = "prompt_id"
 
@@ -35,35 +40,59 @@ def row_id(row: Mapping[str, Any]) -> str:
         raise ValueError(f"this prompt cannot be hashed ({error}): add a {ID_COLUMN} column") from error
 
 
-def group_ids(rows: Sequence[Mapping[str, Any]], first_row: int, group_size: int) -> list[str]:
-    """The id of every group that begins among these rows, after a check that groups do hold one prompt each.
+def candidates(rows: Sequence[_Row], first_row: int, group_size: int, pool: int = 1) -> list[tuple[str, _Row]]:
+    """Id and first row of every candidate that begins among these rows, after a check that the rows lie as they should.
 
     Args:
         rows: consecutive rows of a generation batch, as this process got them.
         first_row: position of ``rows[0]`` in the whole batch.
         group_size: rows per group.
+        pool: candidates that share the rows of a group.
 
     Raises:
-        ValueError: a group with two prompts: the rows do not come from TRL's sampler.
+        ValueError: two prompts where there should be one: the rows do not come from our sampler.
     """
     ids = [row_id(row) for row in rows]
+    # The row before the first one tells whether a candidate begins there, or did on another process.
+    number = candidate_rows(np.arange(first_row - 1, first_row + len(rows)), group_size, pool)
+    begins = number[1:] != number[:-1]
     for i in range(1, len(ids)):
-        if (first_row + i) % group_size and ids[i] != ids[i - 1]:
+        if not begins[i] and ids[i] != ids[i - 1]:
+            shared = f"group of {group_size}" if pool == 1 else f"of the {pool} candidates in a group of {group_size}"
             raise ValueError(
-                f"rows {first_row + i - 1} and {first_row + i} belong to one group of {group_size} but are prompts "
+                f"rows {first_row + i - 1} and {first_row + i} belong to one {shared} but are prompts "
                 f"{ids[i - 1]!r} and {ids[i]!r}: leave the train sampler to TRL"
             )
-    return ids[-first_row % group_size :: group_size]
+    return [(ids[i], rows[i]) for i in np.flatnonzero(begins).tolist()]
 
 
-def check_dataset(dataset: Any, prompts_per_batch: int) -> None:
+def distinct(offered: Sequence[tuple[str, _Row]]) -> list[tuple[str, _Row]]:
+    """Every prompt once: where one pass over the data ends and the next begins, a pool may offer it twice."""
+    first: dict[str, _Row] = {}
+    for prompt_id, row in offered:
+        first.setdefault(prompt_id, row)
+    return list(first.items())
+
+
+def check_dataset(dataset: Any, prompts_per_batch: int, pool: int = 1) -> None:
     """Refuse a dataset that cannot fill one generation batch, or whose ids do not tell its prompts apart.
 
     Raises:
-        ValueError: too few rows, a missing id, or one id for two different prompts.
+        ValueError: too few rows, a missing id, or one id for two different prompts; a stream where there is a pool.
     """
     if not hasattr(dataset, "__len__"):
+        if pool > 1:
+            raise ValueError(
+                f"candidate_pool is {pool} and the training dataset is a stream: what a pool leaves out could not come "
+                "back. Load the dataset whole, or use candidate_pool=1"
+            )
         return  # a stream: its ids are checked as they come
+    if pool > 1 and len(dataset) < pool * prompts_per_batch:
+        raise ValueError(
+            f"the training dataset has {len(dataset)} prompts and one generation batch offers "
+            f"{pool * prompts_per_batch} (candidate_pool={pool} for each of {prompts_per_batch}): lower candidate_pool "
+            "or the size of a generation batch, or add data"
+        )
     if len(dataset) < prompts_per_batch:
         raise ValueError(
             f"the training dataset has {len(dataset)} prompts and one generation batch needs {prompts_per_batch}: "

@@ -1,22 +1,38 @@
-"""TRL's sampling order as a pure function of seed and epoch, so that a resumed run meets the right prompts."""
+"""TRL's sampling order as a pure function of seed and epoch, so that a resumed run meets the right prompts.
+
+With a pool the batch keeps its shape too: the rows that TRL gives to one prompt then carry several candidates, and the
+plan decides afterwards which of them the batch is really made of.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from trl.trainer.utils import RepeatSampler
 
+from knapsack_rl.notation import IntArray
+
+
+def candidate_rows(rows: IntArray, group_size: int, pool: int) -> IntArray:
+    """Which candidate of a generation batch each row carries: the rows of a group are shared out among ``pool``."""
+    candidates: IntArray = rows // group_size * pool + rows % group_size * pool // group_size
+    return candidates
+
 
 class EpochRepeatSampler(RepeatSampler):  # type: ignore[misc]  # TRL ships no types
-    """`RepeatSampler` whose order can be set to that of any epoch.
+    """`RepeatSampler` whose order can be set to that of any epoch, and that can offer a pool of candidates.
 
     Stock TRL draws the permutations of all epochs from one generator, so a run resumed in epoch 1 or later starts again
     with the permutation of epoch 0. Here the generator is brought to where it would be.
+
+    With a pool of k an epoch has as many batches and rows as without, and goes through the data k times: k
+    permutations, one after the other, are cut into batches of k times as many prompts.
     """
 
-    def __init__(self, stock: RepeatSampler) -> None:
-        """The order of ``stock``, from epoch 0."""
+    def __init__(self, stock: RepeatSampler, pool: int = 1) -> None:
+        """The order of ``stock``, from epoch 0, with ``pool`` candidates for every prompt of a batch."""
         super().__init__(
             stock.data_source,
             stock.mini_repeat_count,
@@ -25,12 +41,27 @@ class EpochRepeatSampler(RepeatSampler):  # type: ignore[misc]  # TRL ships no t
             stock.shuffle,
             stock.seed,
         )
-        self.epoch = 0
+        self.epoch, self.pool = 0, pool
 
     def __iter__(self) -> Iterator[int]:
         """The row numbers of the current epoch, each repeated as TRL repeats it."""
         if self.shuffle:
             self.generator.manual_seed(self.seed or 0)
-            for _ in range(self.epoch):
+            for _ in range(self.epoch * self.pool):
                 torch.randperm(self.num_samples, generator=self.generator)
-        return super().__iter__()
+        return super().__iter__() if self.pool == 1 else self._with_pool()
+
+    def _with_pool(self) -> Iterator[int]:
+        order = [index for _ in range(self.pool) for index in self._pass()]
+        rows = np.arange(self.batch_size * self.mini_repeat_count)
+        candidates = candidate_rows(rows, self.mini_repeat_count, self.pool)
+        for batch in range(self.num_samples // self.batch_size):
+            offered = np.array(order[batch * self.batch_size * self.pool :][: self.batch_size * self.pool])
+            for _ in range(self.repeat_count):
+                yield from offered[candidates].tolist()
+
+    def _pass(self) -> list[int]:
+        if not self.shuffle:
+            return list(range(self.num_samples))
+        permutation: list[int] = torch.randperm(self.num_samples, generator=self.generator).tolist()
+        return permutation

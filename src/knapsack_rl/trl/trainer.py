@@ -1,8 +1,8 @@
 """The GRPO trainer of TRL with groups of uneven size.
 
-TRL's sampler still chooses the prompts of a generation batch, and the batch keeps its shape; only how often each prompt
-stands in it changes. The plan is made when the batch is about to be generated, not in the sampler, because data loaders
-read ahead: there the outcomes of earlier batches would not be known yet.
+TRL's sampler still offers the prompts of a generation batch, and the batch keeps its shape; only how often each prompt
+stands in it changes, down to not at all. The plan is made when the batch is about to be generated, not in the sampler,
+because data loaders read ahead: there the outcomes of earlier batches would not be known yet.
 
 What is overridden, and why, stands at each method; nothing of TRL is copied.
 """
@@ -28,7 +28,8 @@ from knapsack_rl.trace import TraceWriter
 from knapsack_rl.trl.advantages import Advantages, equal_prompt_weights, group_advantages
 from knapsack_rl.trl.callback import KnapsackCallback
 from knapsack_rl.trl.config import KnapsackGRPOConfig
-from knapsack_rl.trl.prompts import check_dataset, check_reward_columns, group_ids
+from knapsack_rl.trl.hidden_states import HiddenStates, hidden_states
+from knapsack_rl.trl.prompts import candidates, check_dataset, check_reward_columns, distinct
 from knapsack_rl.trl.sampler import EpochRepeatSampler
 from trl import GRPOTrainer
 
@@ -41,9 +42,9 @@ _Base: Any = GRPOTrainer if TYPE_CHECKING else object
 
 # Settings that tell one run from another in its trace.
 _TRACED = (
-    "allocation", "min_generations", "max_generations", "num_generations", "success_threshold", "group_weighting",
-    "belief_half_life", "learning_rate", "loss_type", "scale_rewards", "beta", "generation_batch_size",
-    "num_iterations", "max_steps",
+    "allocation", "belief_features", "candidate_pool", "min_generations", "max_generations", "num_generations",
+    "success_threshold", "group_weighting", "belief_half_life", "learning_rate", "loss_type", "scale_rewards", "beta",
+    "generation_batch_size", "num_iterations", "max_steps",
 )  # fmt: skip
 
 
@@ -65,10 +66,11 @@ class KnapsackMixin(_Base):  # type: ignore[misc]  # TRL ships no types
         if not isinstance(self.args, KnapsackGRPOConfig):
             raise ValueError(f"args is a {type(self.args).__name__}: pass a KnapsackGRPOConfig, it has all its fields")
         prompts = self.args.generation_batch_size // self.num_generations
-        check_dataset(self.train_dataset, prompts)
+        check_dataset(self.train_dataset, prompts, self.args.candidate_pool)
         check_reward_columns(self.reward_funcs, self.train_dataset)
         steps = len(self.train_dataset) // prompts if hasattr(self.train_dataset, "__len__") else None
-        self.session = Session(allocator or self.args.make_allocator(steps))
+        self._looks = HiddenStates() if allocator is None and self._can_look() else None
+        self.session = Session(allocator or self.args.make_allocator(steps, self._looks))
         self._plan: Plan | None = None
         self._gathered: tuple[torch.Tensor, torch.Tensor] | None = None
         self._epoch_sampler: EpochRepeatSampler | None = None
@@ -117,9 +119,9 @@ class KnapsackMixin(_Base):  # type: ignore[misc]  # TRL ships no types
             num_generations = 1
         return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs)
 
-    # A run resumed in a later epoch must meet that epoch's order, which TRL's sampler forgets.
+    # A run resumed in a later epoch must meet that epoch's order, which TRL's sampler forgets; and it knows no pool.
     def _get_train_sampler(self, dataset: Any = None) -> EpochRepeatSampler:
-        self._epoch_sampler = EpochRepeatSampler(super()._get_train_sampler(dataset))
+        self._epoch_sampler = EpochRepeatSampler(super()._get_train_sampler(dataset), self.args.candidate_pool)
         return self._epoch_sampler
 
     # Beliefs belong to the checkpoint: without them a resumed run would plan differently.
@@ -180,19 +182,54 @@ class KnapsackMixin(_Base):  # type: ignore[misc]  # TRL ships no types
             self._epoch_sampler.epoch = epoch
 
     def _expand(self, inputs: list[Row]) -> tuple[list[Row], Plan, dict[str, Any]]:
-        """This process's rows of the planned batch, the plan, and its prompts by id."""
-        accelerator = self.accelerator
+        """This process's rows of the planned batch, the plan, and the candidates' prompts by id."""
+        accelerator, pool = self.accelerator, self.args.candidate_pool
         first_row = accelerator.process_index * len(inputs)
-        ids = group_ids(inputs, first_row, self.num_generations)
-        heads = inputs[-first_row % self.num_generations :: self.num_generations]
-        groups = list(zip(ids, heads, strict=True))
+        offered = candidates(inputs, first_row, self.num_generations, pool)
         if accelerator.num_processes > 1:
-            groups = gather_object(groups)
-        plan = self._decide([prompt_id for prompt_id, _ in groups], len(inputs) * accelerator.num_processes)
+            offered = gather_object(offered)
+        if pool > 1:
+            offered = distinct(offered)
+        prompt_ids, heads = [prompt_id for prompt_id, _ in offered], [row for _, row in offered]
+        self._look(prompt_ids, heads)
+        plan = self._decide(prompt_ids, len(inputs) * accelerator.num_processes)
         mine = jobs(plan.counts_P)[first_row : first_row + len(inputs)]
         # Copies, because rollout functions and environments write into their rows.
-        rows = [copy.deepcopy(groups[i][1]) for i in mine]
-        return rows, plan, {prompt_id: row.get("prompt") for prompt_id, row in groups}
+        rows = [copy.deepcopy(heads[i]) for i in mine]
+        return rows, plan, {prompt_id: row.get("prompt") for prompt_id, row in offered}
+
+    def _can_look(self) -> bool:
+        """Whether the beliefs want hidden states, and prompts are plain enough to be read without generating."""
+        if not self.args.wants_hidden_states:
+            return False
+        obstacle = None
+        if self._is_vlm:
+            obstacle = "prompts may hold images"
+        elif getattr(self, "environment_factories", None) or self.environments:  # by TRL's version
+            obstacle = "environments complete the prompts"
+        if obstacle is not None:
+            logger.warning(
+                "belief_features='hidden_states' cannot be used, because %s: beliefs go by the prompts' record alone "
+                "(belief_features='none' says so without this warning)",
+                obstacle,
+            )
+        return obstacle is None
+
+    def _look(self, prompt_ids: list[str], rows: list[Row]) -> None:
+        """Compute the hidden states of the candidates, if the beliefs want them: every process an equal share.
+
+        Equal, because weights that are sharded need all processes for every forward pass: shares that do not come out
+        even begin again with the first candidates.
+        """
+        if self._looks is None:
+            return
+        share = -(-len(rows) // self.accelerator.num_processes)
+        first = self.accelerator.process_index * share
+        mine = [rows[i % len(rows)]["prompt"] for i in range(first, first + share)]
+        tokens, _, _ = self._tokenize_prompts(mine)
+        batch_size = self.args.per_device_train_batch_size
+        found = self.accelerator.gather(hidden_states(self.model, tokens, batch_size, self.accelerator.autocast))
+        self._looks.fill(prompt_ids, found[: len(rows)].double().cpu().numpy())
 
     def _decide(self, prompt_ids: list[str], budget: int) -> Plan:
         """The plan, made by the main process and sent to the others, so that they cannot disagree."""
