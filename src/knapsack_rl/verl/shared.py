@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,8 @@ class SharedRun(Run):
                 f"knapsack.pool={self.settings.pool} asks for {self.config.data.train_batch_size} candidates a step, "
                 "and the training data have fewer: use a smaller pool, or a smaller data.train_batch_size"
             )
-        beliefs = self.session.allocator.beliefs  # type: ignore[attr-defined]  # made by Settings
-        if self.settings.belief_half_life is None and isinstance(beliefs, PosteriorBeliefs):
-            beliefs.half_life = float(FADING_PASSES * max(self.trainer.steps_per_epoch, 1))
+        if self.settings.belief_half_life is None:
+            self._fade(float(FADING_PASSES * max(self.trainer.steps_per_epoch, 1)))
         if self.settings.trace_file is not None:
             run = {
                 "engine": "verl",
@@ -84,6 +84,15 @@ class SharedRun(Run):
                 "settings": vars(self.settings) | {name: select(self.config, name) for name in _TRACED},
             }
             self.session.open_trace(self.folder / self.settings.trace_file, run)
+
+    def _fade(self, half_life: float) -> None:
+        """Make the allocator again with this half-life, in which limits may be counted too, and keep its beliefs."""
+        beliefs = self.session.allocator.beliefs  # type: ignore[attr-defined]  # made by Settings
+        if isinstance(beliefs, PosteriorBeliefs):
+            beliefs.half_life = half_life
+        allocator = replace(self.settings, belief_half_life=half_life).make_allocator(self.features)
+        allocator.beliefs = beliefs
+        self.session.allocator = allocator
 
     def step_learned(self, step: int) -> None:
         """Every outcome that training step ``step`` (from 1) will teach is learned.
