@@ -63,6 +63,8 @@ def test_same_plans_and_beliefs_as_every_other_adapter(
 def test_the_half_life_is_counted_in_passes_over_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(tmp_path, monkeypatch)
     assert world.run.session.allocator.beliefs.half_life == 8.0  # type: ignore[attr-defined]  # 4 passes of 2 steps
+    world = World(tmp_path, monkeypatch, "+knapsack.min_n=0")
+    assert world.run.session.allocator.max_idle == 16.0  # type: ignore[attr-defined]  # and nobody waits for ever
 
 
 def test_large_groups_lose_rollouts_more_often_but_not_their_turn(
