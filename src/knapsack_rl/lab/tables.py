@@ -44,8 +44,9 @@ COLUMNS: Final = (
 
 
 EVERYWHERE = "all regimes"
-# Characters of "0.123 +0.123±0.012 ▲", of "0.123▲", and at most of a rule's name before it is folded.
-WIDE, NARROW, NAME_ROOM = 20, 6, 28
+# Characters of "0.123 +0.123±0.012 ▲"; of the longest word of a heading, so that 80 columns hold them all; and at most
+# of a rule's name before it is folded.
+WIDE, NARROW, NAME_ROOM = 20, 9, 28
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def print_tables(results: LabResults, console: Console) -> None:
     for regime in results.presets:
         table = _table(room, f"{regime}: level, and the 95 % interval of the difference from uniform over {seeds}")
         for column in COLUMNS:
-            table.add_column(column.title, justify="right", min_width=WIDE if wide else NARROW)
+            table.add_column(column.title, justify="right", width=WIDE if wide else NARROW)
         for rule, row in figures(results, regime):
             table.add_row(Text(rule, overflow="fold"), *(_cell(figure, wide) for figure in row))
         console.print(table)
@@ -109,7 +110,7 @@ def print_tables(results: LabResults, console: Console) -> None:
 
 def _table(room: int, title: str) -> Table:
     table = Table(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("rule", min_width=min(room, 12))
+    table.add_column("rule", min_width=min(room, 10))
     return table
 
 
