@@ -42,6 +42,7 @@ def test_each_metric_on_a_step_small_enough_to_count_by_hand() -> None:
     assert metrics["frac_solved_all"] == metrics["frac_solved_none"] == pytest.approx(1 / 3)
     assert metrics["rollouts_dead"] == 4
     assert (metrics["count_min"], metrics["count_mean"], metrics["count_max"]) == (2, pytest.approx(8 / 3), 4)
+    assert (metrics["candidates"], metrics["refused"]) == (4, 1)
     assert metrics["price"] == 0.25
     assert metrics["frac_unseen"] == pytest.approx(1 / 3)
     # Beta(1, 1): the number of successes among n is uniform on 0..n, so that mixed has the chance (n-1)/(n+1).

@@ -68,7 +68,8 @@ def test_two_processes_share_a_pool_and_its_hidden_states(tmp_path: Path) -> Non
         assert one.outcomes.rewards_PG.tolist() == two.outcomes.rewards_PG.tolist()
         np.testing.assert_allclose(one.plan.success_rates_P, two.plan.success_rates_P, rtol=1e-3)
     assert len(set(trace_2.steps[-1].plan.success_rates_P.tolist())) > 8, "nothing was known of the prompts"
-    assert {len(step.plan.prompt_ids) for step in trace_2.steps} == {16}
+    sizes = [len(step.plan.prompt_ids) for step in trace_2.steps]
+    assert max(sizes) == 16 > min(sizes), "no prompt was offered twice in a batch"
     assert any((step.plan.counts_P == 0).any() for step in trace_2.steps)
 
 
