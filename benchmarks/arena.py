@@ -21,11 +21,12 @@ from knapsack_rl.compare.cells import Arena
 from knapsack_rl.compare.match import Match, play_match
 from knapsack_rl.compare.page import write_comparison
 from knapsack_rl.compare.results import Results, write_results
-from knapsack_rl.entrants import ENTRANTS
+from knapsack_rl.entrants import ENTRANTS, VARIANTS
 from knapsack_rl.files import replacing
 from knapsack_rl.simulator import PRESETS
 
 ROOT: Final = Path(__file__).parents[1]
+RULES: Final = tuple(name for name in ENTRANTS if name not in VARIANTS)
 BEGIN, END = "<!-- generated -->", "<!-- /generated -->"
 
 
@@ -98,7 +99,7 @@ def main() -> int:
     options = parser.parse_args()
     size = QUICK if options.quick else FULL
     splice(options.page.read_text(encoding="utf-8"), "")  # a page that cannot be written is better known now
-    found, failed = play(size, tuple(ENTRANTS), options.out, options.workers, Console())
+    found, failed = play(size, RULES, options.out, options.workers, Console())
     write(found, size, options.page)
     print(options.page)
     return 1 if failed else 0

@@ -54,12 +54,11 @@ class Size:
         return LabMatch(self.rules, self.regimes, tuple(range(FIRST_SEED, FIRST_SEED + self.seeds)), self.steps)
 
 
-SHORT: Final = Size("short", ("uniform", "knapsack-rl", "calibrated-pool", "oracle-pool"), seeds=2, steps=150)
+SHORT: Final = Size("short", ("uniform", "knapsack-rl", "calibrated-pool-2@prompt", "oracle-pool"), seeds=2, steps=100)
 FULL: Final = Size(
     "full",
-    ("uniform", "knapsack-rl", "posterior", "calibrated", "calibrated-pool", "calibrated-pool@prompt",
-     "calibrated-pilot", "calibrated-pilot@prompt", "oracle", "oracle-pool", "mopps", "cures", "coba-rl", "dapo"),
-)  # fmt: skip
+    ("uniform", "knapsack-rl", "mopps", "calibrated-pool-2@prompt", "calibrated-pool@prompt", "oracle-pool"),
+)
 
 
 def play(size: Size, out: Path, workers: int, console: Console) -> tuple[LabResults, int]:

@@ -16,15 +16,14 @@ from knapsack_rl.compare.cells import Arena
 from knapsack_rl.compare.meter import SCHEMA
 from knapsack_rl.compare.ranking import Estimate
 from knapsack_rl.compare.results import Results
-from knapsack_rl.entrants import ENTRANTS
 from knapsack_rl.simulator import PRESETS
 
 pytest.importorskip("benchmarks.arena", reason="the benchmarks are not part of the wheel")
-from benchmarks.arena import BEGIN, END, FULL, Size, matches, play, splice, write
+from benchmarks.arena import BEGIN, END, FULL, RULES, Size, matches, play, splice, write
 from benchmarks.arena_tables import ahead, losses, ranking, table, verdict, winners
 
 DOCS = Path(__file__).parents[1] / "docs"
-RULES = ("uniform", "posterior", "calibrated", "oracle", "dapo")
+FEW = ("uniform", "posterior", "calibrated", "oracle", "dapo")
 PAGE = f"# The arena\n\nWords before, $1 \\1.\n\n{BEGIN}\n\nstale words\n\n{END}\n\n## Findings\n\nWords after.\n"
 
 
@@ -69,7 +68,7 @@ def test_a_small_arena_from_end_to_end(tmp_path: Path) -> None:
     page = tmp_path / "arena.md"
     page.write_text(PAGE, encoding="utf-8")
     for _ in range(2):  # the second time nothing is run, and the page is written over itself
-        found, failed = play(size, RULES, tmp_path / "out", 2, Console(file=io.StringIO()))
+        found, failed = play(size, FEW, tmp_path / "out", 2, Console(file=io.StringIO()))
         assert failed == 0
         write(found, size, page)
         text = page.read_text(encoding="utf-8")
@@ -78,14 +77,14 @@ def test_a_small_arena_from_end_to_end(tmp_path: Path) -> None:
         assert "stale words" not in text
         _assert_well_formed(text, tmp_path / "images")
     by_rollouts, *_, last_preset = _tables(text)
-    assert {row[0] for row in by_rollouts[2:]} == {f"`{rule}`" for rule in RULES}
-    assert len(last_preset) == 2 + len(RULES)
+    assert {row[0] for row in by_rollouts[2:]} == {f"`{rule}`" for rule in FEW}
+    assert len(last_preset) == 2 + len(FEW)
     assert {path.name for path in tmp_path.iterdir()} == {"arena.md", "images", "out"}
 
 
 def test_the_full_arena_is_what_was_promised() -> None:
-    rollouts, tokens = matches(FULL, tuple(ENTRANTS)).values()
-    assert set(rollouts.rules) == set(tokens.rules) == set(ENTRANTS)
+    rollouts, tokens = matches(FULL, RULES).values()
+    assert set(rollouts.rules) == set(tokens.rules) == set(RULES)
     assert set(rollouts.presets) == set(tokens.presets) == set(PRESETS)
     assert len(rollouts.seeds) >= 5
     assert len(tokens.seeds) >= 3
@@ -158,5 +157,5 @@ def test_the_page_names_every_entrant_and_its_pictures_exist() -> None:
     assert splice(text, text[text.index(BEGIN) + len(BEGIN) : text.index(END)]) == text
     _assert_well_formed(text, DOCS / "images")
     ranked = {row[0].strip("`") for row in _tables(text[text.index(BEGIN) :])[0][2:]}
-    assert ranked == set(ENTRANTS), "a rule came or went: run `make arena`"
+    assert ranked == set(RULES), "a rule came or went: run `make arena`"
     assert "## Findings" in text[text.index(END) :]

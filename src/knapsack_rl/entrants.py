@@ -77,8 +77,12 @@ def _ours(setting: Setting) -> Strategy:
 
 
 def _calibrated(setting: Setting) -> Strategy:
-    beliefs = CalibratedBeliefs(setting.half_life)
-    return OneRound(KnapsackAllocator(beliefs, expected_value, setting.min_count, setting.max_count))
+    return OneRound(_calibrated_allocator(setting, setting.min_count))
+
+
+def _calibrated_allocator(setting: Setting, least: int) -> KnapsackAllocator:
+    """Calibrated beliefs, by what prompts look like where anybody knows."""
+    return make_allocator("calibrated", least, setting.max_count, setting.half_life, setting.features)
 
 
 def _oracle(setting: Setting) -> Strategy:
@@ -100,13 +104,23 @@ def _pool(setting: Setting, most: int = 4) -> int:
     return max(1, min(most, setting.prompts // setting.groups))
 
 
+def _posterior_pool(setting: Setting) -> Strategy:
+    allocator = make_allocator("posterior", 0, setting.max_count, setting.half_life)
+    return OneRound(allocator, _pool(setting))
+
+
 def _calibrated_pool(setting: Setting) -> Strategy:
-    beliefs = CalibratedBeliefs(setting.half_life)
+    beliefs = CalibratedBeliefs(setting.half_life, setting.features)
     return OneRound(KnapsackAllocator(beliefs, expected_value, 0, setting.max_count), _pool(setting))
 
 
+def _calibrated_pair(setting: Setting) -> Strategy:
+    return OneRound(_calibrated_allocator(setting, 0), _pool(setting, 2))
+
+
 def _calibrated_pilot(setting: Setting) -> Strategy:
-    return PilotThenRest(CalibratedBeliefs(setting.half_life), _pool(setting), max_count=setting.max_count)
+    beliefs = CalibratedBeliefs(setting.half_life, setting.features)
+    return PilotThenRest(beliefs, _pool(setting), max_count=setting.max_count)
 
 
 def _oracle_pool(setting: Setting) -> Strategy:
@@ -131,8 +145,10 @@ ENTRANTS: Mapping[str, Callable[[Setting], Strategy]] = {
     "uniform": _uniform,
     "knapsack-rl": _paper,
     "posterior": _ours,
+    "posterior-pool": _posterior_pool,
     "calibrated": _calibrated,
     "calibrated-pool": _calibrated_pool,
+    "calibrated-pool-2": _calibrated_pair,
     "calibrated-pilot": _calibrated_pilot,
     "oracle": _oracle,
     "oracle-pool": _oracle_pool,
@@ -157,6 +173,9 @@ ENTRANTS: Mapping[str, Callable[[Setting], Strategy]] = {
     "ar3po": lambda setting: Ar3po(),
     "hora": lambda setting: Hora(max_count=setting.max_count),
 }
+
+# Settings of ours that the laboratory tells apart; the arena has one of each kind.
+VARIANTS = ("posterior-pool", "calibrated-pool-2")
 
 
 def make_strategy(name: str, setting: Setting) -> Strategy:

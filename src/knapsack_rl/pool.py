@@ -6,6 +6,8 @@ from knapsack_rl.allocator import Method
 
 # The others give every prompt a share, however many prompts there are: in a pool, groups of one.
 CHOOSING: tuple[Method, ...] = ("calibrated", "posterior")
+# What the laboratory's tuning seeds did best with, over its regimes together (docs/lab.md).
+DEFAULT_POOL = 4
 
 
 def check_pool(pool: int, method: Method) -> None:
@@ -32,3 +34,15 @@ def least_rollouts(chosen: int | None, pool: int) -> int:
     if chosen is not None:
         return chosen
     return 0 if pool > 1 else 2
+
+
+def default_pool(method: Method, chosen_least: int | None, average: int) -> int:
+    """Batches of candidates where the user named no number: as many as do good, or 1 for what cannot leave prompts out.
+
+    Args:
+        method: what divides the rollouts.
+        chosen_least: least rollouts of a prompt, if the user chose it.
+        average: rollouts of a prompt on average.
+    """
+    can_choose = method in CHOOSING and not chosen_least
+    return min(DEFAULT_POOL, average) if can_choose else 1

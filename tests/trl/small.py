@@ -15,6 +15,8 @@ from knapsack_rl.trl import KnapsackGRPOConfig, KnapsackGRPOTrainer
 from trl import GRPOConfig, GRPOTrainer
 
 LETTERS = "abcdefgh"
+# Every prompt of a step gets at least two rollouts and weighs by them: what the plans of most tests are written for.
+PLAIN: dict[str, Any] = {"allocation": "posterior", "candidate_pool": 1, "group_weighting": "rollout"}
 CHAT = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}={% endif %}"
 
 
@@ -111,8 +113,8 @@ def knapsack(
     trainer_class: Any = KnapsackGRPOTrainer,
     **changes: Any,
 ) -> Any:
-    """Ours, trained unless told otherwise."""
-    trainer = build(KnapsackGRPOConfig, trainer_class, folder, reward_funcs, data, arguments, changes)
+    """Ours, trained unless told otherwise; the plain allocation, where a test does not name another."""
+    trainer = build(KnapsackGRPOConfig, trainer_class, folder, reward_funcs, data, arguments, PLAIN | changes)
     if train:
         trainer.train(resume_from_checkpoint=resume)
     return trainer

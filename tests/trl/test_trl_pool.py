@@ -11,7 +11,9 @@ import pytest
 import small
 from trl.trainer.utils import RepeatSampler
 
+from knapsack_rl.allocator import make_allocator
 from knapsack_rl.trace import Trace, read_trace
+from knapsack_rl.trl import KnapsackGRPOConfig
 from knapsack_rl.trl.prompts import distinct
 from knapsack_rl.trl.sampler import EpochRepeatSampler, candidate_rows
 
@@ -124,3 +126,47 @@ def test_order_with_a_pool(pool: int, shuffle: bool) -> None:
     assert orders[1] == orders[3]  # a pure function of the epoch
     assert (orders[0] != orders[1]) == shuffle
     assert (passes[0][:8] != passes[1][:8]) == shuffle
+
+
+def test_without_a_word_the_config_is_the_rule_that_did_best(tmp_path: Path) -> None:
+    config = KnapsackGRPOConfig(**small.settings(tmp_path, num_generations=8))
+    assert (config.allocation, config.belief_features) == ("calibrated", "hidden_states")
+    assert (config.candidate_pool, config.min_generations, config.group_weighting) == (4, 0, "prompt")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"allocation": "paper"}, (1, 2, "rollout")),
+        ({"allocation": "uniform"}, (1, 2, "rollout")),
+        ({"min_generations": 2}, (1, 2, "prompt")),
+        ({"candidate_pool": 1}, (1, 2, "prompt")),
+        ({"num_generations": 2}, (2, 0, "prompt")),
+        ({"group_weighting": "rollout"}, (4, 0, "rollout")),
+    ],
+)
+def test_defaults_follow_what_is_said(tmp_path: Path, changes: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    config = KnapsackGRPOConfig(**small.settings(tmp_path, **changes))
+    assert (config.candidate_pool, config.min_generations, config.group_weighting) == expected
+
+
+@pytest.mark.parametrize(
+    ("prompts", "arguments", "pool"),
+    [(12, {}, 3), (7, {}, 1), (12, {"allocator": make_allocator("uniform")}, 1)],
+)
+def test_a_default_pool_fits_the_data_and_asks_nothing_of_other_allocators(
+    tmp_path: Path, prompts: int, arguments: dict[str, Any], pool: int
+) -> None:
+    unsaid = {"allocation": "calibrated", "candidate_pool": None, "group_weighting": None}
+    data = small.dataset(prompts)
+    trainer = small.knapsack(tmp_path, data=data, arguments=arguments, max_steps=2, **unsaid)
+    steps = read_trace(tmp_path / "trace.jsonl").steps
+    assert (trainer.args.candidate_pool, trainer.args.min_generations) == (pool, 0 if pool > 1 else 2)
+    assert [len(step.plan.prompt_ids) for step in steps] == [4 * pool] * 2
+    assert [step.plan.counts_P.sum() for step in steps] == [16, 16]
+
+
+def test_a_stream_gets_no_pool_unless_one_is_asked_for(tmp_path: Path) -> None:
+    unsaid = {"allocation": "calibrated", "candidate_pool": None}
+    trainer = small.knapsack(tmp_path, data=small.dataset().to_iterable_dataset(), train=False, **unsaid)
+    assert (trainer.args.candidate_pool, trainer.args.min_generations) == (1, 2)

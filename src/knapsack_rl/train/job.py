@@ -16,7 +16,7 @@ DEFAULT_OUTPUT: Final = Path("runs/train")
 RECORD: Final = "run.json"
 TRACE: Final = "trace.jsonl"
 # What each arm is to the trainer; names as people say them.
-ALLOCATIONS: Final = {"uniform": "uniform", "knapsack": "posterior", "paper": "paper"}
+ALLOCATIONS: Final = {"uniform": "uniform", "knapsack": "calibrated", "paper": "paper"}
 # How an arm ended, as its process's exit status; any other is a failure.
 FINISHED: Final = 0
 REFUSED: Final = 2

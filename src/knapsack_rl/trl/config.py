@@ -8,7 +8,7 @@ from typing import Literal
 from knapsack_rl.allocator import KnapsackAllocator, make_allocator
 from knapsack_rl.beliefs import FADING_PASSES
 from knapsack_rl.calibrated import Features
-from knapsack_rl.pool import check_pool, least_rollouts
+from knapsack_rl.pool import CHOOSING, check_pool, default_pool, least_rollouts
 from trl import GRPOConfig
 
 
@@ -22,7 +22,7 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
     """
 
     allocation: Literal["calibrated", "posterior", "paper", "uniform"] = field(
-        default="posterior",
+        default="calibrated",
         metadata={
             "help": "How counts are chosen: 'calibrated' (beliefs that learn from their own forecasts, and from what "
             "prompts look like), 'posterior' (Beta beliefs with forgetting), both by expected value; 'paper' (the "
@@ -36,11 +36,13 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
             "end of the prompt (one prefill of the candidates), or 'none'. Other allocations use no features."
         },
     )
-    candidate_pool: int = field(
-        default=1,
+    candidate_pool: int | None = field(
+        default=None,
         metadata={
             "help": "Prompts offered to a step for each that TRL would train on. With more than 1 the plan also "
-            "chooses which prompts are trained on; rollouts and steps stay the same. At most num_generations."
+            "chooses which prompts are trained on; rollouts and steps stay the same. At most num_generations. "
+            "Default: 4, or what the data set can fill; 1 for 'paper' and 'uniform', streams, and min_generations "
+            "above 0."
         },
     )
     min_generations: int | None = field(
@@ -54,11 +56,12 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
     success_threshold: float = field(
         default=1.0, metadata={"help": "Least (weighted) reward that counts as a success for the beliefs."}
     )
-    group_weighting: Literal["rollout", "prompt"] = field(
-        default="rollout",
+    group_weighting: Literal["rollout", "prompt"] | None = field(
+        default=None,
         metadata={
             "help": "'rollout': a prompt weighs in the loss by its number of rollouts (the paper's code); 'prompt': "
-            "advantages are scaled so that every prompt weighs the same."
+            "advantages are scaled so that every prompt weighs the same. Default: 'prompt' for 'calibrated' and "
+            "'posterior', else 'rollout'."
         },
     )
     belief_half_life: float | None = field(
@@ -74,12 +77,17 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
         super().__post_init__()
         if self.trace_file in ("none", ""):  # a command line cannot say None
             self.trace_file = None
+        if self.group_weighting is None:
+            self.group_weighting = "prompt" if self.allocation in CHOOSING else "rollout"
         if self.group_weighting not in ("rollout", "prompt"):
             raise ValueError(f"group_weighting is {self.group_weighting!r}: choose 'rollout' or 'prompt'")
         if self.belief_half_life is not None and not self.belief_half_life > 0:
             raise ValueError(f"belief_half_life is {self.belief_half_life}: it must be positive, or None for 4 passes")
         if self.belief_features not in ("hidden_states", "none"):
             raise ValueError(f"belief_features is {self.belief_features!r}: choose 'hidden_states' or 'none'")
+        self._chosen_pool, self._chosen_least = self.candidate_pool, self.min_generations
+        if self.candidate_pool is None:
+            self.candidate_pool = default_pool(self.allocation, self.min_generations, self.num_generations)
         self.min_generations = least_rollouts(self.min_generations, self.candidate_pool)
         make_allocator(self.allocation, self.min_generations, self.max_generations)
         self._check_pool()
@@ -105,6 +113,18 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
         """Whether the allocator these fields describe learns from hidden states."""
         return self.allocation == "calibrated" and self.belief_features == "hidden_states"
 
+    def fit_pool(self, most: int) -> None:
+        """Lower a pool that nobody asked for to ``most`` batches of candidates; one that was asked for stays."""
+        if self._chosen_pool is None and self.pool > most:
+            self.candidate_pool = max(most, 1)
+            self.min_generations = least_rollouts(self._chosen_least, self.candidate_pool)
+
+    @property
+    def pool(self) -> int:
+        """``candidate_pool``, which is a number once the fields are checked."""
+        assert self.candidate_pool is not None
+        return self.candidate_pool
+
     def make_allocator(self, epoch_steps: int | None, features: Features | None = None) -> KnapsackAllocator:
         """The allocator these fields describe.
 
@@ -113,19 +133,19 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
             features: what prompts look like (``calibrated`` alone).
         """
         half_life = self.belief_half_life or float(FADING_PASSES * epoch_steps if epoch_steps else 64)
-        least = least_rollouts(self.min_generations, self.candidate_pool)
+        least = least_rollouts(self.min_generations, self.pool)
         return make_allocator(self.allocation, least, self.max_generations, half_life, features)
 
     def _check_pool(self) -> None:
-        check_pool(self.candidate_pool, self.allocation)
-        if self.candidate_pool > self.num_generations:
+        check_pool(self.pool, self.allocation)
+        if self.pool > self.num_generations:
             raise ValueError(
-                f"candidate_pool is {self.candidate_pool} and num_generations {self.num_generations}: the candidates "
+                f"candidate_pool is {self.pool} and num_generations {self.num_generations}: the candidates "
                 "share the rows of a group, so there can be at most num_generations"
             )
-        if self.candidate_pool > 1 and self.min_generations != 0:
+        if self.pool > 1 and self.min_generations != 0:
             raise ValueError(
-                f"min_generations is {self.min_generations} with candidate_pool={self.candidate_pool}: a pool is there "
+                f"min_generations is {self.min_generations} with candidate_pool={self.pool}: a pool is there "
                 "to be chosen from, so leave min_generations away, or set it to 0"
             )
 

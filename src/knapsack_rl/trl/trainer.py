@@ -66,7 +66,10 @@ class KnapsackMixin(_Base):  # type: ignore[misc]  # TRL ships no types
         if not isinstance(self.args, KnapsackGRPOConfig):
             raise ValueError(f"args is a {type(self.args).__name__}: pass a KnapsackGRPOConfig, it has all its fields")
         prompts = self.args.generation_batch_size // self.num_generations
-        check_dataset(self.train_dataset, prompts, self.args.candidate_pool)
+        # A stream cannot bring back what a pool leaves out, and an allocator of the user's own may not leave out any.
+        known = hasattr(self.train_dataset, "__len__") and allocator is None
+        self.args.fit_pool(len(self.train_dataset) // prompts if known else 1)
+        check_dataset(self.train_dataset, prompts, self.args.pool)
         check_reward_columns(self.reward_funcs, self.train_dataset)
         steps = len(self.train_dataset) // prompts if hasattr(self.train_dataset, "__len__") else None
         self._looks = HiddenStates() if allocator is None and self._can_look() else None
@@ -121,7 +124,7 @@ class KnapsackMixin(_Base):  # type: ignore[misc]  # TRL ships no types
 
     # A run resumed in a later epoch must meet that epoch's order, which TRL's sampler forgets; and it knows no pool.
     def _get_train_sampler(self, dataset: Any = None) -> EpochRepeatSampler:
-        self._epoch_sampler = EpochRepeatSampler(super()._get_train_sampler(dataset), self.args.candidate_pool)
+        self._epoch_sampler = EpochRepeatSampler(super()._get_train_sampler(dataset), self.args.pool)
         return self._epoch_sampler
 
     # Beliefs belong to the checkpoint: without them a resumed run would plan differently.
@@ -183,7 +186,7 @@ class KnapsackMixin(_Base):  # type: ignore[misc]  # TRL ships no types
 
     def _expand(self, inputs: list[Row]) -> tuple[list[Row], Plan, dict[str, Any]]:
         """This process's rows of the planned batch, the plan, and the candidates' prompts by id."""
-        accelerator, pool = self.accelerator, self.args.candidate_pool
+        accelerator, pool = self.accelerator, self.args.pool
         first_row = accelerator.process_index * len(inputs)
         offered = candidates(inputs, first_row, self.num_generations, pool)
         if accelerator.num_processes > 1:
