@@ -25,7 +25,7 @@ folder = tempfile.mkdtemp(prefix="knapsack-rl-")
 
 config = KnapsackGRPOConfig(
     output_dir=folder,
-    num_generations=8,  # the average; min_generations=2 and max_generations=128 are the limits
+    num_generations=8,  # the average; a prompt that is chosen gets 2 to 128
     per_device_train_batch_size=64,
     max_completion_length=8,
     max_steps=16,
@@ -41,6 +41,6 @@ config = KnapsackGRPOConfig(
 trainer = KnapsackGRPOTrainer(model=model, reward_funcs=exact_match, args=config, train_dataset=dataset)
 trainer.train()
 
-print("\nstep: rollouts of each prompt")
+print("\nstep: rollouts of each prompt that was chosen")
 for step in read_trace(Path(folder) / "trace.jsonl").steps:
-    print(f"{step.plan.step:4d}: {sorted(step.plan.counts_P.tolist(), reverse=True)}")
+    print(f"{step.plan.step:4d}: {sorted(step.plan.counts_P[step.plan.counts_P > 0].tolist(), reverse=True)}")
