@@ -6,8 +6,8 @@ from knapsack_rl.allocator import Method
 
 # The others give every prompt a share, however many prompts there are: in a pool, groups of one.
 CHOOSING: tuple[Method, ...] = ("calibrated", "posterior")
-# What the laboratory's tuning seeds did best with, over its regimes together (docs/lab.md).
-DEFAULT_POOL = 4
+# In the laboratory two and four do alike on tuning seeds, and two costs half the prefill (docs/log.md).
+DEFAULT_POOL = 2
 
 
 def check_pool(pool: int, method: Method) -> None:
