@@ -152,7 +152,7 @@ def test_defaults_follow_what_is_said(tmp_path: Path, changes: dict[str, Any], e
 
 @pytest.mark.parametrize(
     ("prompts", "arguments", "pool"),
-    [(12, {}, 2), (7, {}, 1), (12, {"allocator": make_allocator("uniform")}, 1)],
+    [(16, {}, 2), (7, {}, 1), (16, {"allocator": make_allocator("uniform")}, 1)],
 )
 def test_a_default_pool_fits_the_data_and_asks_nothing_of_other_allocators(
     tmp_path: Path, prompts: int, arguments: dict[str, Any], pool: int
