@@ -20,17 +20,21 @@ PROMPTS = [[4, 5, 3], [6, 3], [7, 8, 9, 10, 3], [3]]
 
 
 def plain(model: Any, prompt: list[int]) -> np.ndarray:
-    """A forward pass of one prompt alone."""
-    layers = model(input_ids=torch.tensor([prompt]), output_hidden_states=True).hidden_states
-    ends = [layer[0, -1].detach().double().numpy() for layer in (layers[-1], layers[-2])]
-    return np.concatenate([end / np.sqrt(np.mean(end**2)) for end in ends])
+    """A forward pass of one prompt alone: two layers, and how sure the policy is of its next token."""
+    seen = model(input_ids=torch.tensor([prompt]), output_hidden_states=True)
+    ends = [layer[0, -1].detach().double().numpy() for layer in (seen.hidden_states[-1], seen.hidden_states[-2])]
+    probs = torch.softmax(seen.logits[0, -1].detach().double(), 0).numpy()
+    best = np.clip(probs.max(), 0.01, 0.99)
+    confidence = np.array([-(probs * np.log(probs)).sum(), np.log(best / (1 - best))])
+    weight = np.sqrt(sum(map(len, ends))) / 8
+    return np.concatenate([*(end / np.sqrt(np.mean(end**2)) for end in ends), weight * confidence])
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 9])
 def test_they_are_those_of_a_plain_forward_pass(batch_size: int) -> None:
     model = small.model().eval()
     found = hidden_states(model, PROMPTS, batch_size, nullcontext)
-    assert found.shape == (4, 32)
+    assert found.shape == (4, 34)
     np.testing.assert_allclose(found.numpy(), [plain(model, prompt) for prompt in PROMPTS], rtol=1e-4, atol=1e-5)
 
 
@@ -77,7 +81,7 @@ def test_beliefs_are_told_the_hidden_states_of_the_moment(
         arguments={"peft_config": adapters} if lora else {}, max_steps=3, gradient_checkpointing=checkpointing,
     )  # fmt: skip
     assert trainer.looked == trainer.state.global_step == 3
-    assert trainer.allocator.beliefs.look.weights_F.size == 2 * 16 + 1
+    assert trainer.allocator.beliefs.look.weights_F.size == 2 * 16 + 2 + 1
 
 
 def test_forecasts_go_by_them(tmp_path: Path) -> None:

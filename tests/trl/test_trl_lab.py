@@ -116,7 +116,7 @@ def test_hidden_states_tell_prompts_apart_and_know_no_padding(regime: Regime) ->
     ids = sorted(world.prompt_ids[:12], key=len)
     together = world.hidden_states(ids)
     alone = np.concatenate([world.hidden_states([prompt_id]) for prompt_id in ids])
-    assert together.shape == (12, 32)
+    assert together.shape == (12, 34)
     np.testing.assert_allclose(together, alone, atol=1e-5)
     assert len(np.unique(together.round(6), axis=0)) == 12
 

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from knapsack_rl.notation import FloatArray
+from knapsack_rl.policy_features import policy_features
 from knapsack_rl.tasks.models import load_tokenizer
 
 Tokens = list[int]
@@ -55,17 +56,20 @@ class Policy:
 
     @torch.no_grad()
     def hidden_states(self, which: Sequence[int]) -> FloatArray:
-        """What the policy thinks at the end of each prompt: its last two layers there, ``[P, 2 * hidden]``."""
-        states = []
+        """`policy_features` of each prompt, by the last two layers; ``[P, 2 * hidden + 2]``."""
+        found = []
         for start in range(0, len(which), ROWS):
             tokens, mask = self._left_padded([self.prompts[i] for i in which[start : start + ROWS]])
-            layers = self.model(
-                input_ids=tokens, attention_mask=mask, position_ids=_positions(mask), output_hidden_states=True
-            ).hidden_states
-            last = [layer[:, -1] for layer in (layers[-1], layers[-2])]
-            # Each layer with root mean square 1: before the final norm they differ in size tenfold.
-            states.append(torch.cat([x / x.pow(2).mean(1, keepdim=True).sqrt() for x in last], dim=1))
-        return torch.cat(states).double().numpy()
+            seen = self.model(
+                input_ids=tokens,
+                attention_mask=mask,
+                position_ids=_positions(mask),
+                output_hidden_states=True,
+                logits_to_keep=1,
+            )
+            layers = [layer[:, -1] for layer in (seen.hidden_states[-1], seen.hidden_states[-2])]
+            found.append(policy_features(layers, seen.logits[:, -1]))
+        return torch.cat(found).double().numpy()
 
     @torch.no_grad()
     def sample(self, which: Sequence[int], counts: Sequence[int], generator: torch.Generator) -> list[Tokens]:

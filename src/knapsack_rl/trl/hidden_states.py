@@ -1,4 +1,4 @@
-"""What the policy itself thinks of a prompt before it answers: the best features of prompts that we know."""
+"""What the trained policy shows of the candidates of a step, for beliefs to learn from."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from knapsack_rl.notation import FloatArray
+from knapsack_rl.policy_features import policy_features
 
 
 class HiddenStates:
@@ -46,7 +47,7 @@ class HiddenStates:
 
 @torch.no_grad()
 def hidden_states(model: Any, prompts: Sequence[Sequence[int]], batch_size: int, autocast: Any) -> torch.Tensor:
-    """The last two layers at the last token of each prompt, each with root mean square 1; ``[P, 2 * hidden]``, float32.
+    """`policy_features` of each prompt, by its last two layers; ``[P, 2 * hidden + 2]``, float32.
 
     Changes nothing: modules keep their mode, and no random number is drawn, because there is no dropout.
 
@@ -57,20 +58,20 @@ def hidden_states(model: Any, prompts: Sequence[Sequence[int]], batch_size: int,
         autocast: makes the context in which the trainer calls the model (``accelerator.autocast``).
     """
     device = next(model.parameters()).device
-    states = []
+    found = []
     with _evaluating(model), autocast():
         for start in range(0, len(prompts), batch_size):
             tokens, mask = _right_padded(prompts[start : start + batch_size], device)
-            # One logit, because the head cannot be switched off; through the whole model, because what shards weights
-            # (FSDP, DeepSpeed) gathers them there.
-            layers = model(
-                input_ids=tokens, attention_mask=mask, output_hidden_states=True, use_cache=False, logits_to_keep=1
-            ).hidden_states
             rows, last = torch.arange(len(tokens), device=device), mask.sum(1) - 1
-            ends = [layer[rows, last].float() for layer in (layers[-1], layers[-2])]
-            # Before the final norm layers differ in size tenfold.
-            states.append(torch.cat([end / end.pow(2).mean(1, keepdim=True).sqrt() for end in ends], dim=1))
-    return torch.cat(states)
+            # Only the logits where some prompt ends, because a vocabulary is wide; through the whole model, because
+            # what shards weights (FSDP, DeepSpeed) gathers them there.
+            kept, place = torch.unique(last, return_inverse=True)
+            seen = model(
+                input_ids=tokens, attention_mask=mask, output_hidden_states=True, use_cache=False, logits_to_keep=kept
+            )
+            layers = [seen.hidden_states[-1][rows, last], seen.hidden_states[-2][rows, last]]
+            found.append(policy_features(layers, seen.logits[rows, place]))
+    return torch.cat(found)
 
 
 @contextmanager

@@ -1,0 +1,50 @@
+"""What a policy shows of a prompt: numbers worked out by hand, and that its width does not drown its confidence."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from knapsack_rl.calibrated import CalibratedBeliefs
+from knapsack_rl.outcomes import Outcomes
+from knapsack_rl.policy_features import policy_features
+
+
+def test_by_hand() -> None:
+    layers = [torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, -2.0]])]
+    found = policy_features(layers, torch.tensor([[0.5, 0.25, 0.25]]).log())[0]
+    rms = math.sqrt(12.5)
+    confidence = [1.5 * math.log(2), 0.0]  # .5 log 2 + 2 * .25 log 4; one half is even odds
+    expected = [3 / rms, 4 / rms, 0, -math.sqrt(2), *(2 / 8 * x for x in confidence)]
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("logits", [[0.0, -math.inf, -math.inf], [1000.0, -1000.0, 0.0]])
+def test_certainty_is_finite(logits: list[float]) -> None:
+    found = policy_features([torch.ones(1, 4)], torch.tensor([logits]))[0]
+    np.testing.assert_allclose(found[-2:].numpy(), [0.0, 2 / 8 * math.log(99)], atol=1e-5)
+
+
+@pytest.mark.parametrize("hidden", [8, 4000])
+def test_confidence_is_heard_at_any_width(hidden: int) -> None:
+    """Hidden states that say nothing, and a policy that is right where it is sure: beliefs find out."""
+    rng = np.random.default_rng(0)
+    ids = [f"p{i}" for i in range(400)]
+    sure_P = rng.random(400) < 0.5
+    logits = torch.zeros(400, 50)
+    logits[torch.from_numpy(sure_P), 0] = 10.0
+    noise = [torch.from_numpy(rng.standard_normal((400, hidden))) for _ in range(2)]
+    looks = policy_features(noise, logits).double().numpy()
+    row_of = {prompt_id: row for row, prompt_id in enumerate(ids)}
+    beliefs = CalibratedBeliefs(features=lambda asked: looks[[row_of[i] for i in asked]])
+    for step in range(40):
+        batch = ids[step * 8 : step * 8 + 8]
+        beliefs.forecast(batch, step)
+        rewards_PG = np.repeat(sure_P[step * 8 : step * 8 + 8], 4).astype(float)
+        beliefs.observe(Outcomes(step, tuple(batch), np.full(8, 4), rewards_PG))
+    rates_P = beliefs.forecast(ids[320:], 40).success_rates_P
+    assert rates_P[sure_P[320:]].mean() > 0.85
+    assert rates_P[~sure_P[320:]].mean() < 0.15
