@@ -25,7 +25,7 @@ import numpy as np
 
 from knapsack_rl.allocator import KnapsackAllocator, expected_value
 from knapsack_rl.beliefs import Beliefs, Forecast, PaperBeliefs, PosteriorBeliefs
-from knapsack_rl.calibrated import CalibratedBeliefs, Features
+from knapsack_rl.calibrated import CalibratedBeliefs, Features, Look
 from knapsack_rl.compare.ranking import estimate
 from knapsack_rl.lab.regimes import REGIMES, Regime
 from knapsack_rl.lab.world import LanguageModelWorld
@@ -42,7 +42,10 @@ HALF_LIVES = {"skills": 40.0, "keys": 40.0, "tail": 530.0}
 # The first steps know nothing yet, whatever the belief.
 SKIPPED, PLANNED_EVERY = 15, 5
 # Places of the signals in `CalibratedBeliefs`.
-WEIGHED_LOOK, OWN_COUNTS, LAST_RESULTS = (2,), (3,), (4, 5, 6)
+WEIGHED_LOOK, OWN_COUNTS = (2,), (3,)
+# How the last group ended, alone and times each of the two measures of confidence; and all of confidence.
+LAST_RESULTS, CONFIDENCE = (4, 5, 6, 8, 9, 10, 12, 13, 14), (7, 8, 9, 10, 11, 12, 13, 14)
+CONFIDENCE_BY_RESULT = (8, 9, 10, 12, 13, 14)
 
 
 def watchers(world: LanguageModelWorld, half_life: float) -> Mapping[str, Beliefs]:
@@ -54,7 +57,8 @@ def watchers(world: LanguageModelWorld, half_life: float) -> Mapping[str, Belief
         "posterior": PosteriorBeliefs(half_life),
         "calibrated": CalibratedBeliefs(half_life),
         "calibrated, text": CalibratedBeliefs(half_life, text),
-        "calibrated, hidden states": CalibratedBeliefs(half_life, world.hidden_states),
+        "calibrated, confidence": CalibratedBeliefs(half_life, Confidence(world)),
+        "calibrated, hidden states and confidence": CalibratedBeliefs(half_life, world.hidden_states),
     }
 
 
@@ -66,7 +70,10 @@ def ablations(world: LanguageModelWorld, half_life: float) -> Mapping[str, Belie
     return {
         "paper": PaperBeliefs(),
         "all of it": whole,
-        "- hidden states": CalibratedBeliefs(half_life),
+        "- hidden states": CalibratedBeliefs(half_life, Confidence(world)),
+        "- confidence": Without(CONFIDENCE, half_life, world.hidden_states),
+        "- both": CalibratedBeliefs(half_life),
+        "- confidence's dependence on the last group": Without(CONFIDENCE_BY_RESULT, half_life, world.hidden_states),
         "- own counts": Without(OWN_COUNTS, half_life, world.hidden_states),
         "- how the last group ended": Without(LAST_RESULTS, half_life, world.hidden_states),
         "- weight of evidence": Without(WEIGHED_LOOK, half_life, world.hidden_states),
@@ -81,12 +88,21 @@ class Without(CalibratedBeliefs):
         super().__init__(half_life, features)
         self.silent = list(signals)
 
-    def _signals(
-        self, prompt_ids: Sequence[str], counts: Forecast, look_P_F: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
-        signals_P_S, evidence_P = super()._signals(prompt_ids, counts, look_P_F)
+    def _signals(self, prompt_ids: Sequence[str], counts: Forecast, look: Look) -> tuple[FloatArray, FloatArray]:
+        signals_P_S, evidence_P = super()._signals(prompt_ids, counts, look)
         signals_P_S[:, self.silent] = 0
         return signals_P_S, evidence_P
+
+
+class Confidence:
+    """How sure the policy is of its next token, without the hidden states."""
+
+    def __init__(self, world: LanguageModelWorld) -> None:
+        self.world = world
+
+    def __call__(self, prompt_ids: Sequence[str]) -> Look:
+        """Of prompts as they are now."""
+        return Look(np.ones((len(prompt_ids), 1)), self.world.hidden_states(prompt_ids).confidence_P_C)
 
 
 class FixedStrength(Concentration):

@@ -10,7 +10,7 @@ import pytest
 
 from knapsack_rl import BeliefFileError, Outcomes, PosteriorBeliefs
 from knapsack_rl.beliefs import Beliefs
-from knapsack_rl.calibrated import CalibratedBeliefs
+from knapsack_rl.calibrated import CalibratedBeliefs, Features, Look
 from knapsack_rl.logistic import logistic
 from knapsack_rl.notation import FloatArray
 
@@ -28,7 +28,7 @@ def outcomes_of(rates: FloatArray, rows: np.ndarray, step: int, rng: np.random.G
     return Outcomes.of_groups(step, [(IDS[i], (rng.random(n) < rates[i]).astype(float).tolist()) for i in rows])
 
 
-def squared_error(beliefs: Beliefs, rates_of: list[FloatArray], seed: int = 0, per_step: int = 20) -> float:
+def squared_error(beliefs: Beliefs, rates_of: list[FloatArray], seed: int = 0, per_step: int = 20, n: int = 6) -> float:
     """Mean squared error of the forecasts of the last half of a run in which nothing was planned."""
     rng = np.random.default_rng(seed)
     errors = []
@@ -37,7 +37,7 @@ def squared_error(beliefs: Beliefs, rates_of: list[FloatArray], seed: int = 0, p
         forecast = beliefs.forecast([IDS[i] for i in rows], step)
         if step >= len(rates_of) // 2:
             errors.append(np.mean((forecast.success_rates_P - rates[rows]) ** 2))
-        beliefs.observe(outcomes_of(rates, rows, step, rng))
+        beliefs.observe(outcomes_of(rates, rows, step, rng, n))
     return float(np.mean(errors))
 
 
@@ -53,6 +53,33 @@ def test_features_that_mislead_are_silenced() -> None:
     with_looks = squared_error(CalibratedBeliefs(1000, looks), [rates] * 60)
     without = squared_error(CalibratedBeliefs(1000), [rates] * 60)
     assert with_looks < 1.2 * without
+
+
+SURE = np.random.default_rng(10).random(PROMPTS) < 0.5
+
+
+def sure(prompt_ids: Sequence[str]) -> Look:
+    """Says nothing but whether the policy is sure of itself."""
+    sure_P = SURE[[int(prompt_id[1:]) for prompt_id in prompt_ids]]
+    return Look(np.ones((len(prompt_ids), 1)), np.where(sure_P, 2.0, -1.0)[:, None])
+
+
+def test_confidence_means_what_the_last_group_made_of_it() -> None:
+    """Who is unsure is right half of the time; who is sure knows, or is mistaken, and the last group shows which.
+
+    Counts fade quickly here, and groups are of two, so that little else is known of a prompt.
+    """
+    knows = np.random.default_rng(11).random(PROMPTS) < 0.5
+    rates = np.where(SURE, np.where(knows, 0.98, 0.02), 0.5)
+    with_it = squared_error(CalibratedBeliefs(2, sure), [rates] * 60, n=2)
+    as_feature = CalibratedBeliefs(2, lambda ids: sure(ids).confidence_P_C)
+    assert with_it < 0.6 * squared_error(as_feature, [rates] * 60, n=2)
+
+
+def test_confidence_that_misleads_is_silenced() -> None:
+    rates = np.where(np.random.default_rng(1).random(PROMPTS) < 0.5, 0.05, 0.9)
+    with_it, without = CalibratedBeliefs(1000, sure), CalibratedBeliefs(1000)
+    assert squared_error(with_it, [rates] * 60) < 1.2 * squared_error(without, [rates] * 60)
 
 
 def test_prompts_that_learn_together_are_followed() -> None:
@@ -89,7 +116,7 @@ def test_a_prompt_never_seen_gets_what_its_look_says() -> None:
     assert np.corrcoef(forecast.success_rates_P, rates[100:])[0, 1] > 0.9
 
 
-@pytest.mark.parametrize("features", [None, looks])
+@pytest.mark.parametrize("features", [None, looks, sure])
 def test_a_resumed_run_forecasts_as_one_that_never_stopped(tmp_path: Path, features: object) -> None:
     rates, rng = np.full(PROMPTS, 0.3), np.random.default_rng(7)
     beliefs = CalibratedBeliefs(20, features)  # type: ignore[arg-type]
@@ -138,6 +165,25 @@ def test_a_forecast_changes_nothing_it_says() -> None:
 def test_features_that_make_no_sense_are_refused(found: FloatArray) -> None:
     with pytest.raises(ValueError, match="one row of finite numbers"):
         CalibratedBeliefs(20, lambda _: found).forecast(["a", "b", "c"], 0)
+    with pytest.raises(ValueError, match="confidence of 3 prompts .* one row of finite numbers"):
+        CalibratedBeliefs(20, lambda _: Look(np.ones((3, 1)), found)).forecast(["a", "b", "c"], 0)
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        (looks, "6 features each, and beliefs have learned from 1:"),
+        (lambda ids: np.ones((len(ids), 1)), "0 numbers of confidence each, and beliefs have learned from 1:"),
+    ],
+)
+def test_features_stay_what_they_were(tmp_path: Path, now: Features, told: str) -> None:
+    beliefs = CalibratedBeliefs(20, sure)
+    beliefs.observe(outcomes_of(np.full(PROMPTS, 0.4), np.arange(5), 0, np.random.default_rng(0)))
+    beliefs.save(tmp_path / "beliefs.npz")
+    resumed = CalibratedBeliefs(20, now)
+    resumed.load(tmp_path / "beliefs.npz")
+    with pytest.raises(ValueError, match=told):
+        resumed.forecast(IDS[:3], 1)
 
 
 def test_wide_features_are_narrowed_alike_every_time() -> None:

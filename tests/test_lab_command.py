@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from knapsack_rl.calibrated import Look
 from knapsack_rl.cli import main
 from knapsack_rl.compare.meter import SCHEMA
 from knapsack_rl.entrants import ENTRANTS, Setting
@@ -118,7 +118,9 @@ def test_rules_are_told_the_hidden_states(monkeypatch: pytest.MonkeyPatch) -> No
     ids = [item.prompt for item in find_regime(TINY).train[:3]]
     assert setting.features is not None
     assert setting.truth is not None
-    assert np.asarray(setting.features(ids)).shape == (3, 32)
+    look = setting.features(ids)
+    assert isinstance(look, Look)
+    assert (look.features_P_F.shape, look.confidence_P_C.shape) == ((3, 32), (3, 2))
     assert setting.truth(ids).shape == (3,)
 
 

@@ -1,8 +1,7 @@
-"""What a policy shows of a prompt before it answers: the best features of prompts that we know.
+"""What a policy shows of a prompt before it answers, from one forward pass: the best features of prompts that we know.
 
-From one forward pass over the prompt: where it stands (hidden states), and how sure it is of its next token. A
-regression can turn the first into success rates where prompts share skills. The second means the same for every prompt,
-so it helps where nothing is shared: a policy that hesitates does not know the answer.
+Where it stands (hidden states): a regression turns that into success rates where prompts share skills. And how sure it
+is of its next token, which means the same for every prompt: it helps most where nothing is shared.
 """
 
 from __future__ import annotations
@@ -11,15 +10,16 @@ from collections.abc import Sequence
 
 import torch
 
-# Share of the hidden states' weight that the policy's confidence has, as a length, whatever the model's width: the
-# regression is held to small weights, and would not see two features among thousands.
-CONFIDENCE_SCALE = 1 / 8
+from knapsack_rl.calibrated import Look
+from knapsack_rl.notation import FloatArray
+
+CONFIDENCES = 2
 # The most probable token is kept within this of 0 and 1: beyond it, precision is rounding.
 LEAST_DOUBT = 0.01
 
 
 def policy_features(layers: Sequence[torch.Tensor], logits_P_V: torch.Tensor) -> torch.Tensor:
-    """Features of prompts, ``[P, layers * hidden + 2]``, float32.
+    """Features of prompts, ``[P, layers * hidden + 2]``, float32: layers of root mean square 1, then the confidence.
 
     Args:
         layers: hidden states at the last token of each prompt, ``[P, hidden]`` each.
@@ -27,9 +27,13 @@ def policy_features(layers: Sequence[torch.Tensor], logits_P_V: torch.Tensor) ->
     """
     # Before the final norm layers differ in size tenfold.
     ends = [layer.float() for layer in layers]
-    states_P_F = torch.cat([end / end.pow(2).mean(1, keepdim=True).sqrt() for end in ends], dim=1)
-    scale = CONFIDENCE_SCALE * states_P_F.shape[1] ** 0.5
-    return torch.cat([states_P_F, scale * _confidence(logits_P_V)], dim=1)
+    states = [end / end.pow(2).mean(1, keepdim=True).sqrt() for end in ends]
+    return torch.cat([*states, _confidence(logits_P_V)], dim=1)
+
+
+def as_look(features_P_F: FloatArray) -> Look:
+    """Rows of `policy_features`, as `CalibratedBeliefs` take them."""
+    return Look(features_P_F[:, :-CONFIDENCES], features_P_F[:, -CONFIDENCES:])
 
 
 def _confidence(logits_P_V: torch.Tensor) -> torch.Tensor:

@@ -26,8 +26,7 @@ def plain(model: Any, prompt: list[int]) -> np.ndarray:
     probs = torch.softmax(seen.logits[0, -1].detach().double(), 0).numpy()
     best = np.clip(probs.max(), 0.01, 0.99)
     confidence = np.array([-(probs * np.log(probs)).sum(), np.log(best / (1 - best))])
-    weight = np.sqrt(sum(map(len, ends))) / 8
-    return np.concatenate([*(end / np.sqrt(np.mean(end**2)) for end in ends), weight * confidence])
+    return np.concatenate([*(end / np.sqrt(np.mean(end**2)) for end in ends), confidence])
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 9])
@@ -61,7 +60,8 @@ class Looking(KnapsackGRPOTrainer):
         self.model.eval()
         for prompt_id, row in zip(prompt_ids, rows, strict=True):
             tokens = self._tokenize_prompts([row["prompt"]])[0][0]
-            np.testing.assert_allclose(self._looks([prompt_id])[0], plain(self.model, tokens), rtol=1e-3, atol=1e-4)
+            look = np.concatenate(self._looks([prompt_id]), axis=1)[0]
+            np.testing.assert_allclose(look, plain(self.model, tokens), rtol=1e-3, atol=1e-4)
             assert self.processing_class.decode(tokens).endswith("=")  # the chat template's prompt for an answer
         self.model.train()
         self.looked = getattr(self, "looked", 0) + 1
@@ -81,7 +81,8 @@ def test_beliefs_are_told_the_hidden_states_of_the_moment(
         arguments={"peft_config": adapters} if lora else {}, max_steps=3, gradient_checkpointing=checkpointing,
     )  # fmt: skip
     assert trainer.looked == trainer.state.global_step == 3
-    assert trainer.allocator.beliefs.look.weights_F.size == 2 * 16 + 2 + 1
+    assert trainer.allocator.beliefs.look.weights_F.size == 2 * 16 + 1
+    assert trainer.allocator.beliefs.weighing.weights_F.size == 7 + 4 * 2
 
 
 def test_forecasts_go_by_them(tmp_path: Path) -> None:
@@ -106,8 +107,10 @@ def test_looking_leaves_the_rollouts_alone(tmp_path: Path) -> None:
 
 def test_only_candidates_of_the_step_are_known() -> None:
     looks = HiddenStates()
-    looks.fill(["a", "b"], np.array([[1.0], [2.0]]))
-    assert looks(["b", "a"]).tolist() == [[2.0], [1.0]]
+    looks.fill(["a", "b"], np.array([[1.0, 5.0, 6.0], [2.0, 7.0, 8.0]]))
+    found = looks(["b", "a"])
+    assert found.features_P_F.tolist() == [[2.0], [1.0]]
+    assert found.confidence_P_C.tolist() == [[7.0, 8.0], [5.0, 6.0]]
     with pytest.raises(ValueError, match="hidden states of prompt 'c' are not known"):
         looks(["a", "c"])
 

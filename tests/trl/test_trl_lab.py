@@ -114,8 +114,8 @@ def test_answers_end_in_time_and_seeds_repeat(regime: Regime) -> None:
 def test_hidden_states_tell_prompts_apart_and_know_no_padding(regime: Regime) -> None:
     world = LanguageModelWorld(regime, 0)
     ids = sorted(world.prompt_ids[:12], key=len)
-    together = world.hidden_states(ids)
-    alone = np.concatenate([world.hidden_states([prompt_id]) for prompt_id in ids])
+    together = np.concatenate(world.hidden_states(ids), axis=1)
+    alone = np.concatenate([np.concatenate(world.hidden_states([prompt_id]), axis=1) for prompt_id in ids])
     assert together.shape == (12, 34)
     np.testing.assert_allclose(together, alone, atol=1e-5)
     assert len(np.unique(together.round(6), axis=0)) == 12

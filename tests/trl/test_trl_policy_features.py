@@ -1,4 +1,4 @@
-"""What a policy shows of a prompt: numbers worked out by hand, and that its width does not drown its confidence."""
+"""What a policy shows of a prompt: numbers worked out by hand, and what beliefs make of its confidence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from knapsack_rl.calibrated import CalibratedBeliefs
 from knapsack_rl.outcomes import Outcomes
-from knapsack_rl.policy_features import policy_features
+from knapsack_rl.policy_features import as_look, policy_features
 
 
 def test_by_hand() -> None:
@@ -18,14 +18,14 @@ def test_by_hand() -> None:
     found = policy_features(layers, torch.tensor([[0.5, 0.25, 0.25]]).log())[0]
     rms = math.sqrt(12.5)
     confidence = [1.5 * math.log(2), 0.0]  # .5 log 2 + 2 * .25 log 4; one half is even odds
-    expected = [3 / rms, 4 / rms, 0, -math.sqrt(2), *(2 / 8 * x for x in confidence)]
+    expected = [3 / rms, 4 / rms, 0, -math.sqrt(2), *confidence]
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("logits", [[0.0, -math.inf, -math.inf], [1000.0, -1000.0, 0.0]])
 def test_certainty_is_finite(logits: list[float]) -> None:
     found = policy_features([torch.ones(1, 4)], torch.tensor([logits]))[0]
-    np.testing.assert_allclose(found[-2:].numpy(), [0.0, 2 / 8 * math.log(99)], atol=1e-5)
+    np.testing.assert_allclose(found[-2:].numpy(), [0.0, math.log(99)], atol=1e-5)
 
 
 @pytest.mark.parametrize("hidden", [8, 4000])
@@ -39,7 +39,7 @@ def test_confidence_is_heard_at_any_width(hidden: int) -> None:
     noise = [torch.from_numpy(rng.standard_normal((400, hidden))) for _ in range(2)]
     looks = policy_features(noise, logits).double().numpy()
     row_of = {prompt_id: row for row, prompt_id in enumerate(ids)}
-    beliefs = CalibratedBeliefs(features=lambda asked: looks[[row_of[i] for i in asked]])
+    beliefs = CalibratedBeliefs(features=lambda asked: as_look(looks[[row_of[i] for i in asked]]))
     for step in range(40):
         batch = ids[step * 8 : step * 8 + 8]
         beliefs.forecast(batch, step)

@@ -31,6 +31,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from knapsack_rl.beliefs import Forecast
+from knapsack_rl.calibrated import Look
 from knapsack_rl.compare.meter import Meter, World, totals
 from knapsack_rl.notation import BoolArray, FloatArray, IntArray
 from knapsack_rl.outcomes import Outcomes
@@ -46,8 +47,8 @@ HIGH: Final = 128
 class HiddenWorld(World, Protocol):
     """A world whose policy can be looked into."""
 
-    def hidden_states(self, prompt_ids: Sequence[str], /) -> FloatArray:
-        """What the policy thinks at the end of each prompt, ``[P, features]``."""
+    def hidden_states(self, prompt_ids: Sequence[str], /) -> Look:
+        """What the policy thinks at the end of each prompt."""
         ...
 
 
@@ -94,8 +95,8 @@ class Watched:
         self.working += time.perf_counter() - began
         self.taken, self.expected = [], {}
 
-    def hidden_states(self, prompt_ids: Sequence[str]) -> FloatArray:
-        """What the policy thinks at the end of each prompt, ``[P, features]``."""
+    def hidden_states(self, prompt_ids: Sequence[str]) -> Look:
+        """What the policy thinks at the end of each prompt."""
         began = time.perf_counter()
         states = self.world.hidden_states(prompt_ids)
         self.prefilling += time.perf_counter() - began

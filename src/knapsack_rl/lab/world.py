@@ -10,10 +10,12 @@ from typing import Literal
 import numpy as np
 import torch
 
+from knapsack_rl.calibrated import Look
 from knapsack_rl.lab.policy import Policy, Tokens
 from knapsack_rl.lab.regimes import Regime
 from knapsack_rl.notation import FloatArray
 from knapsack_rl.outcomes import Outcomes
+from knapsack_rl.policy_features import as_look
 from knapsack_rl.strategy import Batch, Draw
 
 # TRL's guard against division by zero.
@@ -119,9 +121,9 @@ class LanguageModelWorld:
         """True success rates of the held-out prompts, ``[P]``."""
         return self.policy.success_rates(self._heldout)
 
-    def hidden_states(self, prompt_ids: Sequence[str]) -> FloatArray:
-        """What the policy thinks at the end of each prompt, ``[P, features]``."""
-        return self.policy.hidden_states([self._row[prompt_id] for prompt_id in prompt_ids])
+    def hidden_states(self, prompt_ids: Sequence[str]) -> Look:
+        """What the policy thinks at the end of each prompt."""
+        return as_look(self.policy.hidden_states([self._row[prompt_id] for prompt_id in prompt_ids]))
 
     def _advantages(self, batch: Batch) -> FloatArray:
         """GRPO's advantages of all rollouts of a batch, weighted as the loss has it; ``[PG]``."""

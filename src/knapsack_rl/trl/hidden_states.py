@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from knapsack_rl.calibrated import Look
 from knapsack_rl.notation import FloatArray
-from knapsack_rl.policy_features import policy_features
+from knapsack_rl.policy_features import as_look, policy_features
 
 
 class HiddenStates:
@@ -21,15 +22,15 @@ class HiddenStates:
     def __init__(self) -> None:
         """Nothing known yet."""
         self._row_of: dict[str, int] = {}
-        self._states_P_F: FloatArray | None = None
+        self._features_P_F: FloatArray | None = None
 
-    def fill(self, prompt_ids: Sequence[str], states_P_F: FloatArray) -> None:
-        """From here on these prompts look like this, ``[P, F]``, and no others are known."""
+    def fill(self, prompt_ids: Sequence[str], features_P_F: FloatArray) -> None:
+        """From here on these prompts look like this, rows of `policy_features`, and no others are known."""
         self._row_of = {prompt_id: row for row, prompt_id in enumerate(prompt_ids)}
-        self._states_P_F = states_P_F
+        self._features_P_F = features_P_F
 
-    def __call__(self, prompt_ids: Sequence[str]) -> FloatArray:
-        """Features of prompts, ``[P, F]``.
+    def __call__(self, prompt_ids: Sequence[str]) -> Look:
+        """What prompts look like.
 
         Raises:
             ValueError: a prompt that is no candidate of the present step.
@@ -40,9 +41,8 @@ class HiddenStates:
                     f"the hidden states of prompt {prompt_id!r} are not known: only those of the present step's "
                     "candidates are kept"
                 )
-        assert self._states_P_F is not None
-        found: FloatArray = self._states_P_F[[self._row_of[prompt_id] for prompt_id in prompt_ids]]
-        return found
+        assert self._features_P_F is not None
+        return as_look(self._features_P_F[[self._row_of[prompt_id] for prompt_id in prompt_ids]])
 
 
 @torch.no_grad()
