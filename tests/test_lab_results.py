@@ -143,9 +143,11 @@ def test_the_generated_part_of_the_page() -> None:
 def test_the_page_has_its_marks_and_what_is_run_is_there() -> None:
     lab = pytest.importorskip("benchmarks.lab", reason="the benchmarks are not part of the wheel")
     page = (Path(__file__).parents[1] / "docs" / "lab.md").read_text(encoding="utf-8")
-    for size in (lab.SHORT, lab.FULL):
+    for size in (lab.SHORT, lab.FULL, lab.RIVALS):
         assert lab.splice(page, "x", *lab.marks(size)).count("\n\nx\n\n") == 1
         assert min(size.match.seeds) >= 10
-        assert {"uniform", "oracle-pool"} <= set(size.match.rules)
-    assert len(lab.FULL.match.seeds) >= 5
-    assert lab.FULL.match.steps is None
+        assert {"uniform", "calibrated-pool@prompt"} <= set(size.match.rules)
+    assert "oracle-pool" in lab.FULL.match.rules
+    for size in (lab.FULL, lab.RIVALS):
+        assert len(size.match.seeds) >= 5
+        assert size.match.steps is None

@@ -131,7 +131,7 @@ def test_order_with_a_pool(pool: int, shuffle: bool) -> None:
 def test_without_a_word_the_config_is_the_rule_that_did_best(tmp_path: Path) -> None:
     config = KnapsackGRPOConfig(**small.settings(tmp_path, num_generations=8))
     assert (config.allocation, config.belief_features) == ("calibrated", "hidden_states")
-    assert (config.candidate_pool, config.min_generations, config.group_weighting) == (2, 0, "prompt")
+    assert (config.candidate_pool, config.min_generations, config.group_weighting) == (4, 0, "prompt")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_without_a_word_the_config_is_the_rule_that_did_best(tmp_path: Path) -> 
         ({"min_generations": 2}, (1, 2, "prompt")),
         ({"candidate_pool": 1}, (1, 2, "prompt")),
         ({"num_generations": 2}, (2, 0, "prompt")),
-        ({"group_weighting": "rollout"}, (2, 0, "rollout")),
+        ({"group_weighting": "rollout"}, (4, 0, "rollout")),
     ],
 )
 def test_defaults_follow_what_is_said(tmp_path: Path, changes: dict[str, Any], expected: tuple[Any, ...]) -> None:
@@ -152,7 +152,7 @@ def test_defaults_follow_what_is_said(tmp_path: Path, changes: dict[str, Any], e
 
 @pytest.mark.parametrize(
     ("prompts", "arguments", "pool"),
-    [(16, {}, 2), (7, {}, 1), (16, {"allocator": make_allocator("uniform")}, 1)],
+    [(16, {}, 4), (12, {}, 3), (7, {}, 1), (16, {"allocator": make_allocator("uniform")}, 1)],
 )
 def test_a_default_pool_fits_the_data_and_asks_nothing_of_other_allocators(
     tmp_path: Path, prompts: int, arguments: dict[str, Any], pool: int
