@@ -33,7 +33,8 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
         default="hidden_states",
         metadata={
             "help": "What 'calibrated' knows prompts by, beside their record: the policy's own 'hidden_states' at the "
-            "end of the prompt (one prefill of the candidates), or 'none'. Other allocations use no features."
+            "end of the prompt and how sure it is of the next token (one prefill of the candidates), or 'none'. Other "
+            "allocations use no features."
         },
     )
     candidate_pool: int | None = field(
