@@ -1,0 +1,72 @@
+"""What this library takes of a step on a model of useful size: planning, beliefs, and the prefill of the candidates.
+
+A few steps of the TRL trainer with its default configuration, SmolLM2-135M on prompts of `reasoning-gym`, every answer
+as long as told. The share is read off the run's own trace. That of the prefill falls with the length of answers, and
+rises with the speed of the engine that generates them; planning takes milliseconds whatever the model.
+
+    python -m benchmarks.overhead [--tokens 64,256] [--steps 4] [--prompts 4]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measure import machine
+from knapsack_rl.notation import FloatArray
+from knapsack_rl.trace import read_trace
+
+GENERATIONS = 8
+
+
+def shares(tokens: int, steps: int, prompts: int) -> tuple[FloatArray, FloatArray, int]:
+    """Share of each step but the first in the library, and in planning alone; and the mean length of prompts."""
+    from knapsack_rl.tasks.models import model_path
+    from knapsack_rl.tasks.prompts import as_chat, load_prompts
+    from knapsack_rl.trl import KnapsackGRPOConfig, KnapsackGRPOTrainer
+
+    rng = np.random.default_rng(0)
+
+    def reward(completions: Sequence[Any], **_: Any) -> list[float]:
+        return [float(right) for right in rng.random(len(completions)) < 0.4]
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = KnapsackGRPOConfig(
+            output_dir=folder, per_device_train_batch_size=prompts * GENERATIONS, num_generations=GENERATIONS,
+            max_completion_length=tokens, generation_kwargs={"min_new_tokens": tokens}, max_steps=steps,
+            gradient_checkpointing=False, bf16=False, report_to="none", save_strategy="no", use_cpu=True,
+            disable_tqdm=True,
+        )  # fmt: skip
+        data = as_chat(load_prompts("reasoning-gym:gcd?size=200").train)
+        trainer = KnapsackGRPOTrainer(
+            model=model_path("smollm2"), reward_funcs=reward, args=arguments, train_dataset=data
+        )
+        trainer.train()
+        clocks = [step.seconds for step in read_trace(Path(folder) / "trace.jsonl").steps[1:]]
+        lengths = [len(ids) for ids in trainer._tokenize_prompts(list(data["prompt"]))[0]]
+    ours, planning = (np.array([clock[name] / clock["step"] for clock in clocks]) for name in ("overhead", "allocate"))
+    return ours, planning, int(np.mean(lengths))
+
+
+def main() -> None:
+    """Print a table, a row for each length of answers."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", default="64,256", help="lengths of answers")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--prompts", type=int, default=4, help="that a step of equal groups trains on")
+    given = parser.parse_args()
+    print(f"{machine()}\n\n| tokens of an answer | of a prompt | in the library | planning alone |")
+    print("|---|---|---|---|")
+    for tokens in map(int, given.tokens.split(",")):
+        ours, planning, prompt = shares(tokens, given.steps, given.prompts)
+        figures = (f"{100 * np.median(ours):.2f} %", f"{100 * np.median(planning):.3f} %")
+        print(f"| {tokens} | {prompt} | {' | '.join(figures)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
