@@ -26,8 +26,9 @@ def generated(results: LabResults, match: LabMatch) -> str:
     parts = [
         f"{settings}. {seeds}. {machine()}.",
         f"### Rollouts until uniform's end\n\n{saved(results)}",
-        f"### Share of the oracle's lead\n\n{lead(results)}",
     ]
+    if results.oracle in results.rules:
+        parts.append(f"### Share of the oracle's lead\n\n{lead(results)}")
     for regime in results.presets:
         parts += [f"### {regime}", reached(results, regime), beliefs_and_costs(results, regime)]
     return "\n\n".join(parts)
