@@ -46,9 +46,9 @@ def test_the_job_runs_both_arms_compares_them_and_reports(tmp_path: Path, capfd:
     uniform, knapsack = traces["uniform"], traces["knapsack"]
     assert {int(n) for step in uniform.steps for n in step.plan.counts_P} == {8}
     assert any(len(set(step.plan.counts_P.tolist())) > 1 for step in knapsack.steps)
-    # The same start and the same order of prompts, of which the knapsack is offered twice as many a step.
+    # The same start and the same order of prompts, of which the knapsack is offered four times as many a step.
     assert uniform.evals[0].rates == knapsack.evals[0].rates
-    offered = [step.plan.prompt_ids[first : first + 8] for step in knapsack.steps[:2] for first in (0, 8)]
+    offered = [knapsack.steps[0].plan.prompt_ids[first : first + 8] for first in range(0, 32, 8)]
     assert offered == [step.plan.prompt_ids for step in uniform.steps[:4]]
     shown = capfd.readouterr().out
     for word in ("warm-starting", "uniform", "knapsack", "6/6", "rollouts in mixed groups", "held-out prompts:", "384"):
