@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ import runs
 import server
 import world
 
+from knapsack_rl.records import Step
 from knapsack_rl.tinker.journal import Journal
 from knapsack_rl.trace import Trace, read_trace
 
@@ -86,11 +87,24 @@ def check_plans(trace: Trace, steps: int, budget: int = BUDGET, least: int = 2) 
     assert any(len(set(step.plan.counts_P.tolist())) > 1 for step in trace.steps)
 
 
+def pass_rates(steps: Sequence[Step]) -> dict[str, float]:
+    """Share of successes of each prompt that was generated for, over all these steps."""
+    found: dict[str, list[int]] = {}
+    for step in steps:
+        outcomes = step.outcomes
+        each = zip(outcomes.prompt_ids, outcomes.successes_P.tolist(), outcomes.attempts_P.tolist(), strict=True)
+        for prompt_id, right, tried in each:
+            sums = found.setdefault(prompt_id, [0, 0])
+            sums[0] += right
+            sums[1] += tried
+    return {prompt_id: right / tried for prompt_id, (right, tried) in found.items() if tried}
+
+
 def test_it_trains_with_uneven_groups(tmp_path: Path, service: tuple[str, str]) -> None:
     """With beliefs that know prompts by their text, choosing from two batches of candidates: here, all prompts."""
-    runs.run("guess", str(tmp_path), *service, epochs=6, allocation="calibrated", features="text", pool=2)
+    runs.run("guess", str(tmp_path), *service, epochs=8, allocation="calibrated", features="text", pool=2)
     trace = read_trace(tmp_path / "trace.jsonl")
-    check_plans(trace, 12, 2 * BUDGET, least=0)
+    check_plans(trace, 16, 2 * BUDGET, least=0)
     assert all(len(step.plan.prompt_ids) == world.PROMPTS for step in trace.steps)
     assert any(not step.plan.counts_P.all() for step in trace.steps)
     assert trace.ended == "finished"
@@ -104,8 +118,11 @@ def test_it_trains_with_uneven_groups(tmp_path: Path, service: tuple[str, str]) 
         assert metrics["env/all/reward/total"] == pytest.approx(step.outcomes.rewards_PG.mean())
         assert metrics["env/all/knapsack/price"] == pytest.approx(step.plan.price)
         assert metrics["env/all/knapsack/count_max"] == step.plan.counts_P.max()
-    rewards = np.array([np.nanmean(step.outcomes.pass_rates_P) for step in trace.steps]).reshape(6, 2).mean(axis=1)
-    assert rewards[-2:].mean() > rewards[:2].mean() + 0.1, rewards
+    # It learns. Prompt by prompt, because a plan that leaves out what is solved has ever harder ones.
+    early, late = pass_rates(trace.steps[:6]), pass_rates(trace.steps[-6:])
+    risen = [late[prompt_id] - early[prompt_id] for prompt_id in early.keys() & late.keys()]
+    assert len(risen) >= world.PROMPTS // 2
+    assert np.mean(risen) > 0.03, (early, late)
     rates = [step.plan.success_rates_P for step in trace.steps]
     assert rates[0] == pytest.approx(0.5)
     # In the end the beliefs come much nearer to what happens than knowing nothing would.
