@@ -100,7 +100,7 @@ def test_a_killed_comparison_goes_on_and_ends_with_the_same_numbers(whole: Path,
 @linux
 @pytest.mark.parametrize("when", ["while workers import", "in the middle"])
 def test_ctrl_c_leaves_no_process_and_keeps_what_is_finished(when: str, slow: str, tmp_path: Path) -> None:
-    process = _start(_words(tmp_path, slow, seeds=9))
+    process = _start(_words(tmp_path, slow, seeds=99))
     at_work = 1 if when == "in the middle" else 0
     _until(lambda: (tmp_path / "cells").exists() and len(list(tmp_path.glob("cells/*.parquet"))) >= at_work)
     if not at_work:
