@@ -155,6 +155,28 @@ def test_reading_keeps_numbers_only(tmp_path: Path) -> None:
     assert kept < 400_000
 
 
+@pytest.mark.parametrize("long", ["prompt", "answer"])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_reading_text_holds_one_row_at_a_time(suffix: str, long: str, tmp_path: Path) -> None:
+    """Fewer rows than a batch has, of 16 MB together: a batch of whole rows would be the whole file."""
+    path, text = tmp_path / f"t{suffix}", "x" * 40_000
+    rows = [{"prompt": f"q{i}", "reward": i % 2, "answer": ""} for i in range(400)]
+    for row in rows:
+        row[long] = f"{row[long]}{text}"
+    if suffix == ".csv":
+        pl.DataFrame(rows).write_csv(path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read(path)  # fills caches
+    tracemalloc.start()
+    table = read(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert path.stat().st_size > 16_000_000
+    assert (table.rewards_R.size, len(table.prompt_ids)) == (400, 400)
+    assert peak < 2_000_000
+
+
 # ------------------------------------------------------------------------------------------------ playing
 
 

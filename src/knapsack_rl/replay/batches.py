@@ -11,18 +11,21 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
+from knapsack_rl.ids import content_id
 from knapsack_rl.notation import FloatArray, IntArray
 from knapsack_rl.rows import ID_COLUMNS, SUFFIXES, Row, csv_rows, json_rows
 
 BATCH = 10_000
 # Python's own limit of 128 kB is shorter than a long completion.
 LONGEST_CELL = 1 << 30
+# Longer "ids" are the prompts themselves; a hash of them names them as well and is kept instead.
+LONGEST_ID = 64
 # Token counts and steps are kept in 32 bits.
 LARGEST = 2**31 - 1
 PROMPT_COLUMNS = (*ID_COLUMNS, "prompt")
@@ -37,7 +40,7 @@ class Batch:
     """Some rows of a table.
 
     Attributes:
-        prompts: of each row, ``[R]``.
+        prompts: id of each row's prompt, ``[R]``; of a long one, a hash.
         sizes_R: rewards of each row, ``[R]``.
         rewards: all of them, row after row; NaN where there was no answer.
         tokens: their lengths, where known.
@@ -76,11 +79,14 @@ def _text_batches(path: Path, rows_of: Callable[[Iterable[str], str], Iterator[R
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = rows_of(file, str(path))
-            columns: list[str] = []
-            while some := list(islice(rows, BATCH)):
-                # The first row decides which columns there are.
-                columns = columns or _columns(some[0][0], list(some[0][1]))
-                yield _batch(columns, (_cells(columns, *row) for row in some))
+            first = next(rows, None)
+            if first is None:
+                return
+            columns = _columns(first[0], list(first[1]))  # the first row decides which there are
+            # One row at a time: what is not read, answers of megabytes perhaps, goes before the next row comes.
+            cells = (_cells(columns, *row) for row in chain([first], rows))
+            while (batch := _batch(columns, islice(cells, BATCH))).prompts:
+                yield batch
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error.reason}") from error
 
@@ -143,7 +149,8 @@ def _batch(columns: Sequence[str], rows: Iterable[_Cells]) -> Batch:
 def _prompt(where: str, column: str, cell: object) -> str:
     if cell is None or isinstance(cell, dict | list) or not str(cell).strip():
         raise ValueError(f"{where}: {column} is {cell!r}: every row needs to say whose rollouts it holds")
-    return str(cell)
+    prompt = str(cell)
+    return prompt if len(prompt) <= LONGEST_ID else content_id(prompt)
 
 
 def _numbers(where: str, column: str, cell: object) -> list[float]:

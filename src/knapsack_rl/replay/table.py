@@ -8,15 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from knapsack_rl.ids import KeyIndex, content_id, prompt_keys
+from knapsack_rl.ids import KeyIndex, prompt_keys
 from knapsack_rl.notation import IntArray
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.replay.batches import Batch
 from knapsack_rl.replay.deck import Cards, shuffle_within
 from knapsack_rl.replay.recording import Visit
-
-# Longer "ids" are the prompts themselves; a hash of them names them as well and is kept instead.
-LONGEST_ID = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +87,7 @@ def gather(batches: Iterable[Batch]) -> Table:
         rows = index.add(prompt_keys(batch.prompts))
         for row, prompt in zip(rows.tolist(), batch.prompts, strict=True):
             if row == len(ids):
-                ids.append(prompt if len(prompt) <= LONGEST_ID else content_id(prompt))
+                ids.append(prompt)
         prompts.append(np.repeat(rows, batch.sizes_R).astype(np.int32))
         rewards.append(batch.rewards.astype(np.float32))
         if batch.tokens is not None:
