@@ -22,6 +22,7 @@ def test_the_golden_file_is_what_the_core_plans() -> None:
     golden = json.loads((GOLDEN / "same_plans.json").read_text(encoding="utf-8"))
     assert made["settings"] == golden["settings"]
     assert made["prompts"] == golden["prompts"]
+    assert made["runs"].keys() == golden["runs"].keys()
     for method, run in golden["runs"].items():
         for step, expected in zip(made["runs"][method]["steps"], run["steps"], strict=True):
             for exact in ("prompts", "counts", "rewards"):
@@ -31,3 +32,7 @@ def test_the_golden_file_is_what_the_core_plans() -> None:
         for name, values in run["beliefs"].items():
             np.testing.assert_allclose(made["runs"][method]["beliefs"][name], values, rtol=1e-6)
     assert any(len(set(step["counts"])) > 1 for step in golden["runs"]["posterior"]["steps"])
+    for name in ("pool", "pool and texts"):
+        assert any(0 in step["counts"] for step in golden["runs"][name]["steps"]), "every candidate was chosen"
+    texts, none = (golden["runs"][name]["steps"] for name in ("pool and texts", "pool"))
+    assert [step["counts"] for step in texts] != [step["counts"] for step in none], "texts say nothing"

@@ -14,11 +14,20 @@ from typing import Any
 import numpy as np
 
 from knapsack_rl import Outcomes, content_id, make_allocator
+from knapsack_rl.text_features import TextFeatures
 
 PATH = Path(__file__).with_name("same_plans.json")
 PROMPTS, PROMPTS_A_STEP, AVERAGE, STEPS = 12, 6, 4, 8
 SETTINGS = {"min_count": 2, "max_count": 10, "half_life": 2.0}  # 12 prompts, 6 a step: an epoch is 2 steps
-METHODS = ("calibrated", "posterior", "paper", "uniform")
+# With a pool of 2 the prompts of a step are candidates, and half the rollouts are spent on those that the plan chooses.
+RUNS: dict[str, dict[str, Any]] = {
+    **{
+        method: {"method": method, "pool": 1, "features": None}
+        for method in ("calibrated", "posterior", "paper", "uniform")
+    },
+    "pool": {"method": "calibrated", "pool": 2, "features": None},
+    "pool and texts": {"method": "calibrated", "pool": 2, "features": "text"},
+}
 
 
 def chat(i: int) -> list[dict[str, str]]:
@@ -26,18 +35,22 @@ def chat(i: int) -> list[dict[str, str]]:
     return [{"role": "user", "content": f"What is {i} + {i}?"}]
 
 
-def run(method: str) -> dict[str, Any]:
+def run(method: Any, pool: int, features: str | None) -> dict[str, Any]:
     """All steps of a run: beliefs, plan and outcomes of each, and the beliefs that remain."""
     random = np.random.default_rng(0)
     rates = np.linspace(0.0, 1.0, PROMPTS)
-    allocator = make_allocator(method, **SETTINGS)  # type: ignore[arg-type]  # one of METHODS
+    limits = {**SETTINGS, "min_count": SETTINGS["min_count"] if pool == 1 else 0}
+    texts = TextFeatures() if features else None
+    allocator = make_allocator(method, **limits, features=texts)  # type: ignore[arg-type]  # numbers of two types
     ids = [content_id(chat(i)) for i in range(PROMPTS)]
     steps, order = [], np.arange(PROMPTS)
     for step in range(STEPS):
         if step % 2 == 0:
             order = random.permutation(PROMPTS)
         chosen = order[step % 2 * PROMPTS_A_STEP :][:PROMPTS_A_STEP]
-        plan = allocator.plan([ids[i] for i in chosen], PROMPTS_A_STEP * AVERAGE, step)
+        if texts is not None:
+            texts.remember([ids[i] for i in chosen], [chat(i) for i in chosen])
+        plan = allocator.plan([ids[i] for i in chosen], PROMPTS_A_STEP * AVERAGE // pool, step)
         rewards = [
             [float(x) for x in random.random(count) < rates[i]] for i, count in zip(chosen, plan.counts_P, strict=True)
         ]
@@ -53,6 +66,9 @@ def run(method: str) -> dict[str, Any]:
         )
     final = allocator.beliefs.forecast(ids, STEPS)
     return {
+        "method": method,
+        "pool": pool,
+        "features": features,
         "steps": steps,
         "beliefs": {"rates": final.success_rates_P.tolist(), "strength": final.strength_P.tolist()},
     }
@@ -63,7 +79,7 @@ def same_plans() -> dict[str, Any]:
     return {
         "settings": {**SETTINGS, "average": AVERAGE},
         "prompts": [chat(i) for i in range(PROMPTS)],
-        "runs": {method: run(method) for method in METHODS},
+        "runs": {name: run(**choice) for name, choice in RUNS.items()},
     }
 
 

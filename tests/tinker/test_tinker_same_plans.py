@@ -41,43 +41,53 @@ class Given(EnvGroupBuilder):
 
 @dataclass
 class GivenDataset(RLDataset):
+    """With a pool, the candidates of a step come in so many batches."""
+
     steps: Sequence[Any]
+    pool: int
 
     def get_batch(self, index: int) -> Sequence[EnvGroupBuilder]:
-        step = self.steps[index]
-        return [Given(i, tuple(rewards)) for i, rewards in zip(step["prompts"], step["rewards"], strict=True)]
+        step, part = self.steps[index // self.pool], index % self.pool
+        given = [Given(i, tuple(rewards)) for i, rewards in zip(step["prompts"], step["rewards"], strict=True)]
+        size = len(given) // self.pool
+        return given[part * size : (part + 1) * size]
 
     def __len__(self) -> int:
-        return len(self.steps)
+        return len(self.steps) * self.pool
 
 
 @chz.chz
 class GivenBuilder(RLDatasetBuilder):
-    method: str
+    name: str
 
     async def __call__(self) -> tuple[RLDataset, RLDataset | None]:
-        return GivenDataset(GOLDEN["runs"][self.method]["steps"]), None
+        run = GOLDEN["runs"][self.name]
+        return GivenDataset(run["steps"], run["pool"]), None
 
 
-@pytest.mark.parametrize("method", GOLDEN["runs"])
-def test_same_plans_and_beliefs_as_every_other_adapter(tmp_path: Path, method: Any) -> None:
-    settings, expected = GOLDEN["settings"], GOLDEN["runs"][method]
+@pytest.mark.parametrize("name", GOLDEN["runs"])
+def test_same_plans_and_beliefs_as_every_other_adapter(tmp_path: Path, name: str) -> None:
+    settings, expected = GOLDEN["settings"], GOLDEN["runs"][name]
     builder = AllocatedDatasetBuilder(
-        inner=GivenBuilder(method=method),
+        inner=GivenBuilder(name=name),
         log_path=str(tmp_path),
-        allocation=method,
-        min_rollouts=settings["min_count"],
+        allocation=expected["method"],
+        features=expected["features"],
+        pool=expected["pool"],
+        min_rollouts=settings["min_count"] if expected["pool"] == 1 else 0,
         max_rollouts=settings["max_count"],
         half_life=settings["half_life"],
         prompt_id=lambda given: content_id(GOLDEN["prompts"][given.prompt]),
+        prompt_text=lambda given: GOLDEN["prompts"][given.prompt][0]["content"],
     )
     data, _ = asyncio.run(builder())
     for index, golden in enumerate(expected["steps"]):
         builders = data.get_batch(index)
-        assert world.counts(builders) == golden["counts"]
+        assert world.counts(builders) == [count for count in golden["counts"] if count]
         groups = world.rollouts(builders)
-        assert [group.get_total_rewards() for group in groups] == golden["rewards"]
+        assert [group.get_total_rewards() for group in groups] == [rewards for rewards in golden["rewards"] if rewards]
     for step, golden in zip(read_trace(tmp_path / "trace.jsonl").steps, expected["steps"], strict=True):
+        assert step.plan.counts_P.tolist() == golden["counts"]
         np.testing.assert_allclose(step.plan.success_rates_P, golden["rates"], rtol=1e-6)
         known = np.isfinite(step.plan.strength_P)
         np.testing.assert_allclose(step.plan.strength_P[known], np.array(golden["strength"])[known], rtol=1e-6)
