@@ -9,10 +9,10 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.arena_tables import ORACLES, OURS, rivals
+from benchmarks.arena_tables import OURS, rivals
 from knapsack_rl.compare.cells import BASELINE, ORACLE
 from knapsack_rl.compare.meter import RATE_EDGES
-from knapsack_rl.compare.ranking import ALL, rank
+from knapsack_rl.compare.ranking import ALL, ORACLES, rank
 from knapsack_rl.compare.results import Results
 from knapsack_rl.report.svg import panels, style, to_svg
 

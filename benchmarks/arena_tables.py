@@ -7,13 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from benchmarks.measure import machine
-from knapsack_rl.compare.cells import BASELINE, ORACLE, Arena
-from knapsack_rl.compare.ranking import ALL, Estimate, Standing, estimate, rank
+from knapsack_rl.compare.cells import BASELINE, Arena
+from knapsack_rl.compare.ranking import ALL, ORACLES, Estimate, Standing, estimate, rank
 from knapsack_rl.compare.results import Results
 from knapsack_rl.notation import FloatArray
 
 OURS = ("posterior", "calibrated", "calibrated-pool", "calibrated-pilot")
-ORACLES = (ORACLE, "oracle-pool")
 MEASURES = {
     "mean_p": "mean success rate",
     "held_out_p": "held-out prompts",

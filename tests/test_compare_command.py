@@ -16,6 +16,7 @@ import pytest
 from knapsack_rl.cli import main
 from knapsack_rl.compare.meter import SCHEMA
 from knapsack_rl.compare.results import CURVES
+from synthetic_run import record_run
 
 SMALL = ["--prompts", "32", "--groups", "4", "--num-generations", "4", "--steps", "10"]
 SLOW = """
@@ -174,6 +175,19 @@ def test_the_same_tokens(tmp_path: Path) -> None:
     assert all(tokens >= budget for tokens in last["tokens"])
 
 
+def test_a_trace_is_a_population_and_another_trace_another_cell(tmp_path: Path) -> None:
+    trace, out = record_run(tmp_path / "trace.jsonl", "uniform", steps=8), tmp_path / "out"
+    words = _words(out, "posterior", presets=f"late,{trace}", seeds=1)
+    assert main(words) == 0
+    results = pl.read_parquet(out / "results.parquet")
+    assert results["preset"].unique(maintain_order=True).to_list() == ["late", str(trace)]
+    assert str(trace) in (out / "report.html").read_text()
+    cells = set(out.glob("cells/*.parquet"))
+    record_run(trace, "uniform", steps=8, seed=1)
+    assert main(words) == 0
+    assert len(set(out.glob("cells/*.parquet")) - cells) == 2  # of uniform and posterior; those of `late` are kept
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -183,6 +197,7 @@ def test_the_same_tokens(tmp_path: Path) -> None:
         (["--rules", ","], "name at least one rule, and none twice: none given"),
         (["--rules", "gone.py:rule"], "there is no file gone.py"),
         (["--presets", "moon"], "there is no preset 'moon': choose from easy"),
+        (["--presets", __file__], f"{__file__} is not a trace: "),
         (["--seeds", "0"], "name at least one seed"),
         (["--steps", "0"], "steps is 0: use at least 1"),
         (["--num-generations", "1"], "num_generations is 1: use at least 2"),

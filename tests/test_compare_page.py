@@ -18,7 +18,7 @@ pytest.importorskip("jinja2")
 from knapsack_rl.compare.match import Match
 from knapsack_rl.compare.page import verdict
 from knapsack_rl.compare.payload import payload
-from knapsack_rl.compare.ranking import ALL, rank
+from knapsack_rl.compare.ranking import ALL, Standing, estimate, rank
 from small_comparison import ARENA, PRESETS, RULES, SEEDS, results, write_small_comparison
 
 CSS = Path(__file__).parents[1] / "src" / "knapsack_rl"
@@ -139,9 +139,21 @@ def test_without_an_oracle_there_is_no_regret(tmp_path: Path) -> None:
 
 def test_the_verdict_counts_what_the_table_marks(text: str) -> None:
     rivals = [standing for standing in rank(results()) if standing.rule != "uniform"]
-    ahead = sum(standing.ahead[ALL].sign > 0 for standing in rivals)
-    assert f"{ahead} of {len(rivals)} rules end ahead of uniform" in text
+    placed = [standing for standing in rivals if standing.rule != "oracle"]
+    ahead = sum(standing.ahead[ALL].sign > 0 for standing in placed)
+    assert f"{ahead} of {len(placed)} rules end ahead of uniform" in text
+    assert "Oracles, who are told the true rates, take no part" in text
     assert text.count("▲") - 1 == sum(figure.sign > 0 for standing in rivals for figure in standing.ahead.values())
+
+
+def test_an_oracle_wins_nothing() -> None:
+    ahead = {ALL: estimate(np.array([0.1, 0.11]))}
+    oracle, rule = (Standing(name, ahead, ahead, complete=True) for name in ("oracle-pool@prompt", "mine"))
+    two = Match(("uniform",), PRESETS, (0, 1), ARENA)
+    assert "1 of 1 rules" in verdict([oracle, rule], two)
+    assert "Furthest ahead is mine" in verdict([oracle, rule], two)
+    assert verdict([oracle], two) == "Nothing to compare with uniform finished."
+    assert "Oracles" not in verdict([rule], two)
 
 
 def test_one_seed_claims_nothing() -> None:

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from knapsack_rl.compare.meter import SCHEMA
-from knapsack_rl.compare.ranking import ALL, T_975, estimate, rank, ranking_table
+from knapsack_rl.compare.ranking import ALL, T_975, Estimate, Standing, estimate, rank, ranking_table
 from knapsack_rl.compare.results import Results, gather, write_results
 
 UNIFORM = [(0.0, 0.2), (1.0, 0.6)]
@@ -207,6 +207,17 @@ def test_a_narrow_terminal_drops_intervals_and_never_cuts_a_figure_or_a_name() -
         assert line.split().count("+0.1000") == line.split().count("▲") == 5
         assert line.count("±0.0000") == intervals
         assert "…" not in text
+
+
+def test_a_trace_with_a_long_path_cuts_no_figure() -> None:
+    path = "runs/of/somebody/who/likes/long/names/uniform/trace.jsonl"
+    figures = {name: Estimate(0.0123, 0.0045, 3) for name in (ALL, "hard", path)}
+    standings = [Standing(rule, figures, figures, complete=True) for rule in ("uniform", "mine")]
+    console = Console(file=io.StringIO(), width=70)
+    console.print(ranking_table(standings, ["hard", path], "title", console.width))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert shown.count("+0.0123 ±0.0045") == 3
+    assert "…form/trace.jsonl" in shown
 
 
 def test_the_ranking_in_a_terminal() -> None:

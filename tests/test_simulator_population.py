@@ -10,7 +10,7 @@ import pytest
 
 from knapsack_rl.metrics import status
 from knapsack_rl.outcomes import Outcomes
-from knapsack_rl.simulator import PRESETS, Simulation, fit_population
+from knapsack_rl.simulator import PRESETS, Simulation, fit_population, population_of_trace
 from knapsack_rl.simulator.population import Lengths, sigmoid
 from knapsack_rl.simulator.recorded import fit_beta
 from knapsack_rl.strategy import Batch, Draw
@@ -86,6 +86,44 @@ def test_a_trace_is_a_record(tmp_path: Path) -> None:
     simulation.train(Batch(outcomes))
     recorded = np.mean([step.outcomes.success_PG.mean() for step in trace.steps])
     assert simulation.success_rates().mean() == pytest.approx(recorded, abs=0.06)
+
+
+def test_a_population_of_a_trace_has_the_size_and_difficulty_that_is_asked_for(tmp_path: Path) -> None:
+    """As the policy found its prompts: what it learned on 60 visits of each is not in it."""
+    path = record_run(tmp_path / "trace.jsonl", "uniform", steps=240)
+    first = [step.outcomes for step in read_trace(path).steps[:4]]  # 128 prompts, 32 a step
+    start = np.mean([outcomes.success_PG.mean() for outcomes in first])
+    end = np.mean([step.outcomes.success_PG.mean() for step in read_trace(path).steps[-4:]])
+    assert end - start > 0.1
+    one, same, other = (population_of_trace(path, 5000, seed) for seed in (3, 3, 4))
+    assert one.logits_P.tolist() == same.logits_P.tolist() != other.logits_P.tolist()
+    assert len(set(one.prompt_ids)) == 5000
+    assert sigmoid(one.logits_P).mean() == pytest.approx(start, abs=0.03)
+    assert len(population_of_trace(path, 7, 0).prompt_ids) == 7
+    with pytest.raises(ValueError, match="0 prompts"):
+        population_of_trace(path, 0, 0)
+
+
+def test_every_recorded_prompt_serves_equally_often() -> None:
+    solved, never = Outcomes.of_groups(0, [("a", [1.0] * 400)]), Outcomes.of_groups(1, [("b", [0.0] * 400)])
+    rates = sigmoid(fit_population([solved, never], seed=5, prompts=9).logits_P)
+    assert sorted(np.bincount((rates > 0.5).astype(int)).tolist()) == [4, 5]
+
+
+def test_a_trace_that_grows_is_read_again_and_a_kill_may_cut_it(tmp_path: Path) -> None:
+    path = record_run(tmp_path / "trace.jsonl", "uniform", steps=8)
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:3]) + lines[3][:50])
+    cut = population_of_trace(path, 64, 0)
+    path.write_bytes(whole)
+    assert population_of_trace(path, 64, 0).logits_P.tolist() != cut.logits_P.tolist()
+    path.write_bytes(b"".join([*lines[:2], b"{}\n", *lines[3:]]))
+    with pytest.raises(ValueError, match=r"trace\.jsonl:3: not a record of a trace"):
+        population_of_trace(path, 64, 0)
+    path.write_text('{"prompt":"a","reward":1}\n')
+    with pytest.raises(ValueError, match=r"trace\.jsonl is not a trace: not a record of a trace"):
+        population_of_trace(path, 64, 0)
 
 
 def test_nothing_to_fit_is_said() -> None:

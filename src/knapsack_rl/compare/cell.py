@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import polars as pl
@@ -14,7 +15,7 @@ from knapsack_rl.compare.cells import Cell
 from knapsack_rl.compare.meter import SCHEMA, WINDOWS, Meter, World
 from knapsack_rl.loading import resolve
 from knapsack_rl.outcomes import Outcomes
-from knapsack_rl.simulator import PRESETS, Simulation
+from knapsack_rl.simulator import PRESETS, Population, Simulation, population_of_trace
 from knapsack_rl.strategy import Draw, Request, Strategy, play
 
 POINTS = 100
@@ -86,9 +87,22 @@ def play_cell(
 
 def _begin(cell: Cell) -> Course:
     """In the simulator."""
-    simulation = Simulation(PRESETS[cell.preset](cell.arena.prompts, cell.seed), seed=cell.seed)
+    simulation = Simulation(population(cell.preset, cell.arena.prompts, cell.seed), seed=cell.seed)
     strategy = resolve(cell.rule, dataclasses.replace(cell.setting(), truth=simulation.success_rates))
     return Course(simulation, strategy, Meter(simulation))
+
+
+def population(preset: str, prompts: int, seed: int) -> Population:
+    """The population of this name, or one like the prompts of the trace at this path.
+
+    Raises:
+        ValueError: neither, or a trace that cannot be used.
+    """
+    if preset in PRESETS:
+        return PRESETS[preset](prompts, seed)
+    if Path(preset).is_file():
+        return population_of_trace(Path(preset), prompts, seed)
+    raise ValueError(f"there is no preset {preset!r}: choose from {', '.join(PRESETS)}, or name the file of a trace")
 
 
 def _tokens_of_steps(cell: Cell, begin: Callable[[Cell], Course]) -> int:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -89,7 +89,7 @@ class Cell:
     @property
     def key(self) -> str:
         """A hash of all that decides the cell's numbers: its settings, our code, and files of somebody's own."""
-        files = [_own_file(self.rule), _own_file(self.preset)]
+        files = [_own_file(self.rule), _own_file(self.preset) or _own_trace(self.preset)]
         decided = {**asdict(self), "code": fingerprint(*self.decided_beside), "files": files}
         return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -135,3 +135,19 @@ def _own_file(name: str) -> str:
     """The contents' hash of the file in ``path.py:name``; empty for what is ours."""
     path, colon, _ = name.rpartition(":")
     return hashlib.sha256(Path(path).read_bytes()).hexdigest() if colon and path.endswith(".py") else ""
+
+
+def _own_trace(name: str) -> str:
+    """The contents' hash of the trace at this path; empty where a preset is no file."""
+    file = Path(name)
+    if not file.is_file():
+        return ""
+    found = file.stat()
+    return _hashed(file, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _hashed(file: Path, size: int, changed: int) -> str:
+    """Read once for all cells; size and time of change are there to tell one state of the file from another."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

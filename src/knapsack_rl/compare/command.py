@@ -13,7 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--rules", default="all", metavar="A,B,...", help="names of rules, or path.py:name; 'all' is every built-in one"
     )
-    add("--presets", default="easy,balanced,hard,late", metavar="A,B,...", help="simulated populations")
+    add("--presets", default="easy,balanced,hard,late", metavar="A,B,...", help="simulated populations, or traces of"
+        " runs: each stands for prompts like its own, as its policy found them")  # fmt: skip
     add("--seeds", type=int, default=5, metavar="N", help="runs of each rule on each preset, with seeds from 0")
     add("--prompts", type=int, default=4096, metavar="N", help="size of the data set")
     add("--groups", type=int, default=256, metavar="N", help="prompts of a step under equal division")
@@ -56,9 +57,11 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         console.print("stopped: finished cells are kept, and the same command goes on from there")
         raise
-    title = (
-        f"Mean success rate ahead of uniform after the same {arena.budget}, 95 % interval over {len(match.seeds)} seeds"
+    seeds = len(match.seeds)
+    certainty = (
+        f"95 % interval over {seeds} seeds" if seeds > 1 else "one seed, which says nothing about how sure that is"
     )
+    title = f"Mean success rate ahead of uniform after the same {arena.budget}, {certainty}"
     console.print(ranking_table(rank(results), results.presets, title, console.width))
     for failure in failures:
         console.print(f"failed: {failure.cell.name}: {failure.error}", markup=False, highlight=False, soft_wrap=True)

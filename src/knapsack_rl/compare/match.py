@@ -13,13 +13,12 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 
-from knapsack_rl.compare.cell import run_cell
+from knapsack_rl.compare.cell import population, run_cell
 from knapsack_rl.compare.cells import BASELINE, Arena, Cell
 from knapsack_rl.compare.display import Display
 from knapsack_rl.compare.results import Results, gather
 from knapsack_rl.compare.workers import Job, News, Runner, Workers
 from knapsack_rl.loading import resolve
-from knapsack_rl.simulator import PRESETS
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class Contest:
 
 @dataclass(frozen=True)
 class Match(Contest):
-    """A comparison on simulated policies: presets are names of populations, and seeds make other ones of a kind.
+    """A comparison on simulated policies: presets are names of populations, or traces; seeds make other ones of a kind.
 
     Attributes:
         arena: what all cells share.
@@ -106,8 +105,7 @@ class Match(Contest):
     def __post_init__(self) -> None:
         super().__post_init__()
         for preset in self.presets:
-            if preset not in PRESETS:
-                raise ValueError(f"there is no preset {preset!r}: choose from {', '.join(PRESETS)}")
+            population(preset, 1, 0)
         for rule in self.rules:
             setting = Cell(rule, self.presets[0], 0, self.arena).setting()
             resolve(rule, dataclasses.replace(setting, truth=lambda ids: np.zeros(len(ids))))

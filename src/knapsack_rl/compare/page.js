@@ -12,7 +12,7 @@ const everything = data.presets.length - 1;
 const state = { preset: everything, front: [], measure: data.measure, metric: data.measure, window: 2 };
 
 // Uniform is always marked; ours, the published rule, the oracle and the best two rivals are, to begin with.
-const start = ["posterior", "knapsack-rl", data.oracle, ...data.best].filter((rule) => rule !== "uniform" && data.rules.includes(rule));
+const start = ["posterior", "knapsack-rl", data.oracle, ...data.best.filter((rule) => !data.told.includes(rule))].filter((rule) => rule !== "uniform" && data.rules.includes(rule));
 state.front = [...new Set(start)].slice(0, 5).map((rule) => data.rules.indexOf(rule));
 const slots = new Map(state.front.map((r, i) => [r, i]));
 const uniform = data.rules.indexOf("uniform");

@@ -11,7 +11,7 @@ from knapsack_rl import __version__
 from knapsack_rl.compare.cells import BASELINE
 from knapsack_rl.compare.match import Contest
 from knapsack_rl.compare.payload import payload
-from knapsack_rl.compare.ranking import ALL, Estimate, Standing, rank
+from knapsack_rl.compare.ranking import ALL, Estimate, Standing, is_told, rank
 from knapsack_rl.compare.results import Results
 from knapsack_rl.compare.workers import News
 from knapsack_rl.report.html import fill, write_page
@@ -44,7 +44,8 @@ def write_comparison(results: Results, match: Contest, failures: Sequence[News],
 def verdict(standings: Sequence[Standing], match: Contest) -> str:
     """Who is ahead over all presets, in one sentence or two."""
     what, measure = f"After the same {match.budget}", match.words.measure
-    rivals = [standing for standing in standings if standing.rule != BASELINE and standing.complete]
+    finished = [standing for standing in standings if standing.rule != BASELINE and standing.complete]
+    rivals = [standing for standing in finished if not is_told(standing.rule)]
     if not rivals:
         return "Nothing to compare with uniform finished."
     best = rivals[0]
@@ -53,7 +54,12 @@ def verdict(standings: Sequence[Standing], match: Contest) -> str:
     if len(match.seeds) < 2:
         return f"{what}, {best.rule} ends at the highest {measure}; one seed says nothing about how sure that is."
     words = f"{what}, {ahead} of {len(rivals)} rules end ahead of uniform and {behind} behind it, by {measure}"
-    return f"{words}. Furthest ahead is {best.rule}: {shown(best.ahead[ALL])} over all {match.words.preset}s."
+    words = f"{words}. Furthest ahead is {best.rule}: {shown(best.ahead[ALL])} over all {match.words.preset}s."
+    return (
+        words
+        if len(finished) == len(rivals)
+        else f"{words} Oracles, who are told the true rates, take no part in this."
+    )
 
 
 def shown(figure: Estimate, signed: bool = True) -> str:

@@ -10,7 +10,7 @@ import polars as pl
 
 from knapsack_rl.compare.cells import BASELINE
 from knapsack_rl.compare.meter import COUNT_EDGES, RATE_EDGES, WINDOWS
-from knapsack_rl.compare.ranking import ALL, Estimate, estimate, rank
+from knapsack_rl.compare.ranking import ALL, Estimate, estimate, is_told, rank
 from knapsack_rl.compare.results import SPENT, Results
 from knapsack_rl.metrics import STATUSES
 from knapsack_rl.notation import FloatArray
@@ -45,6 +45,7 @@ def payload(results: Results) -> dict[str, Any]:
         "statuses": list(STATUSES),
         "transitions": _tables(results, "transition", (5, 5), lambda rows: (_ints(rows["x"]), _ints(rows["y"]))),
         "best": [standing.rule for standing in rank(results)],
+        "told": [rule for rule in results.rules if is_told(rule)],
     }
 
 

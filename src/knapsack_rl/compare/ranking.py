@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from knapsack_rl.compare.cells import BASELINE
+from knapsack_rl.compare.cells import BASELINE, ORACLE
 from knapsack_rl.compare.results import Results
 from knapsack_rl.notation import FloatArray
 
@@ -20,6 +20,8 @@ T_975: Final = (
     2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 )  # fmt: skip
 ALL = "all presets"
+# Told the true success rates: measured beside the others, and never among those that win.
+ORACLES: Final = (ORACLE, "oracle-pool")
 _CELL, _NAME_ROOM = 17, 32  # characters of "+0.0123 ±0.0012 ▲", and at most of a rule's name before it is folded
 
 
@@ -81,6 +83,11 @@ class Standing:
     complete: bool
 
 
+def is_told(rule: str) -> bool:
+    """Whether a rule is told the true success rates; in the laboratory, whatever its loss (``rule@loss``)."""
+    return rule.partition("@")[0] in ORACLES
+
+
 def rank(results: Results, measure: FloatArray | None = None) -> list[Standing]:
     """The rules, best first, by the mean over presets of how far they end ahead of uniform.
 
@@ -121,8 +128,8 @@ def ranking_table(standings: Sequence[Standing], presets: Sequence[str], title: 
     wide = rule_room + len(names) * (_CELL + 1) <= width
     table = Table(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("rule", min_width=min(rule_room, 12))
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
+    for name in names:  # of a trace's path, the end
+        table.add_column(name if len(name) <= _CELL else f"…{name[1 - _CELL :]}", justify="right", no_wrap=True)
     for standing in standings:
         figures = standing.level if standing.rule == BASELINE else standing.ahead
         relative = standing.rule != BASELINE

@@ -6,7 +6,7 @@ See docs/simulator.md for the model, how it was validated, and what it cannot sa
 from knapsack_rl.simulator.learner import LearnerSettings
 from knapsack_rl.simulator.population import Population
 from knapsack_rl.simulator.presets import PRESETS
-from knapsack_rl.simulator.recorded import fit_population
+from knapsack_rl.simulator.recorded import fit_population, population_of_trace
 from knapsack_rl.simulator.simulation import Simulation
 
-__all__ = ["PRESETS", "LearnerSettings", "Population", "Simulation", "fit_population"]
+__all__ = ["PRESETS", "LearnerSettings", "Population", "Simulation", "fit_population", "population_of_trace"]

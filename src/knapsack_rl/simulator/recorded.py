@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
+from knapsack_rl.groups import pick
 from knapsack_rl.notation import FloatArray, IntArray
 from knapsack_rl.outcomes import Outcomes
+from knapsack_rl.records import RunStart, Step, decode
 from knapsack_rl.simulator.population import Lengths, Population, logit
 from knapsack_rl.simulator.presets import HELD_OUT, make_loadings, median_lengths
 
 
-def fit_population(outcomes: Iterable[Outcomes], seed: int = 0) -> Population:
+def fit_population(outcomes: Iterable[Outcomes], seed: int = 0, prompts: int | None = None) -> Population:
     """A population like the one that these outcomes came from, with the same prompt ids.
 
     Success rates are drawn from their Beta posteriors, under the Beta prior that fits all prompts together: a prompt
@@ -21,21 +25,76 @@ def fit_population(outcomes: Iterable[Outcomes], seed: int = 0) -> Population:
     share skills is in no record of outcomes and is drawn as in the presets. A trace gives
     ``step.outcomes for step in read_trace(path).steps``; pass only its first epoch for the policy at its start.
 
+    Args:
+        outcomes: what came of the prompts, in any number of parts.
+        seed: of what is drawn.
+        prompts: how many there are to be, under ids of their own: each is like a recorded one, and each of those serves
+            equally often, give or take one. None: the recorded ones themselves.
+
     Raises:
-        ValueError: no rollout with an answer.
+        ValueError: no rollout with an answer, or fewer than one prompt.
     """
     record = _Record()
     for one in outcomes:
         record.add(one)
+    return _fitted(record, seed, prompts)
+
+
+def population_of_trace(path: Path, prompts: int, seed: int) -> Population:
+    """So many prompts like those of a recorded run, as its policy found them: at the first visit of each.
+
+    Memory holds a few numbers a prompt, whatever the trace weighs; a file that has not changed is read once.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: no trace, or one that is damaged before its last line; no rollout with an answer; no prompts.
+    """
+    found = path.stat()
+    return _fitted(_first_visits(path, found.st_size, found.st_mtime_ns), seed, prompts)
+
+
+@lru_cache(maxsize=8)
+def _first_visits(path: Path, size: int, changed: int) -> _Record:
+    """The record of a trace; size and time of change are there to tell one state of the file from another."""
+    record = _Record()
+    for outcomes in _recorded(path):
+        new = [place for place, prompt_id in enumerate(outcomes.prompt_ids) if prompt_id not in record.row]
+        record.add(pick(outcomes, np.array(new, dtype=np.int64)))
+    return record
+
+
+def _recorded(path: Path) -> Iterator[Outcomes]:
+    """The outcomes of a trace's steps, one at a time; done again after a resume or not, they were seen."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                record = decode(line)
+                if number == 1 and not isinstance(record, RunStart):
+                    raise ValueError("a trace starts with a run record")
+            except ValueError as error:
+                if number > 1 and not file.read(1):  # a kill damages the last line, and no other
+                    return
+                raise ValueError(f"{path}{' is not a trace' if number == 1 else f':{number}'}: {error}") from error
+            if isinstance(record, Step):
+                yield record.outcomes
+
+
+def _fitted(record: _Record, seed: int, prompts: int | None) -> Population:
     if not record.row:
         raise ValueError("there is no rollout with an answer to fit a population to: is the trace empty?")
     rng = np.random.default_rng(seed)
-    attempts_P, successes_P, tokens_P, answers_P = np.array(record.sums).T
-    alpha, beta = fit_beta(attempts_P, successes_P)
+    ids, sums = tuple(record.row), np.array(record.sums)
+    alpha, beta = fit_beta(*sums[:, :2].T)
+    if prompts is not None:
+        if prompts < 1:
+            raise ValueError(f"{prompts} prompts: a population needs at least one")
+        ids = tuple([f"q{row:06d}" for row in range(prompts)])
+        sums = sums[np.resize(rng.permutation(len(sums)), prompts)]
+    attempts_P, successes_P, tokens_P, answers_P = sums.T
     rates_P = rng.beta(alpha + successes_P, beta + attempts_P - successes_P)
     log_tokens_P = np.where(answers_P > 0, tokens_P / np.maximum(answers_P, 1), median_lengths(rates_P, rng))
     return Population(
-        prompt_ids=tuple(record.row),
+        prompt_ids=ids,
         logits_P=logit(rates_P),
         loadings_PK=make_loadings(rates_P.size, rng),
         log_tokens_P=log_tokens_P,
