@@ -79,7 +79,7 @@ class Display:
             table.add_row(Text(rule), *(self._state(rule, preset) for preset in presets))
         done = len(self.finished) + len(self.failed)
         bar = ProgressBar(total=len(self.cells), completed=done + sum(self.running.values()), width=40)
-        return Group(table, bar, Text(f"{done}/{len(self.cells)} cells, {self._left()}", style="dim"))
+        return Group(table, bar, Text(f" {done}/{len(self.cells)} cells, {self._left()}", style="dim"))
 
     def _state(self, rule: str, preset: str) -> Text:
         def here(cells: set[Cell] | dict[Cell, float]) -> int:

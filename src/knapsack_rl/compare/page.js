@@ -47,7 +47,7 @@ function toggle(r) {
 function controls() {
   [everything, ...Array(everything).keys()].forEach((p) => {
     const name = data.presets[p];
-    const button = tag("button", { type: "button", "data-preset": name }, name);
+    const button = tag("button", { type: "button", "data-preset": name, title: name }, clip(name, 26));
     button.addEventListener("click", () => { state.preset = p; draw(); });
     $("presets").append(button);
   });

@@ -71,7 +71,7 @@ def shown(figure: Estimate, signed: bool = True) -> str:
 
 
 def _millions(tokens: float) -> str:
-    return f"{tokens / 1e6:,.0f} M" if tokens >= 1e7 else f"{tokens / 1e6:.2f} M"
+    return f"{tokens / 1e6:,.0f} M" if tokens >= 9.995e6 else f"{tokens / 1e6:.2f} M"
 
 
 def _costs(results: Results, standings: Sequence[Standing]) -> list[dict[str, str]]:
