@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knapsack_rl.rollouts import deal, jobs
+from knapsack_rl.rollouts import deal, equal_prompt_weights, jobs
 
 counts = st.lists(st.sampled_from([0, *range(2, 30)]), max_size=20).map(lambda found: np.array(found, dtype=np.int64))
 workers = st.integers(1, 12)
@@ -13,6 +13,13 @@ workers = st.integers(1, 12)
 
 def test_jobs_are_listed_group_after_group() -> None:
     assert jobs(np.array([2, 0, 3])).tolist() == [0, 0, 2, 2, 2]
+
+
+def test_equal_prompt_weights_make_every_prompt_weigh_the_mean_count() -> None:
+    counts_P = np.array([2, 0, 6, 4])
+    assert (equal_prompt_weights(counts_P) * counts_P).tolist() == pytest.approx([4, 0, 4, 4])
+    assert equal_prompt_weights(np.array([7, 7, 7])).tolist() == [1.0] * 3
+    assert equal_prompt_weights(np.array([0, 0])).tolist() == [0.0, 0.0]
 
 
 @given(counts, workers, st.integers(0, 5), st.data())

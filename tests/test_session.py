@@ -10,7 +10,7 @@ import pytest
 
 from knapsack_rl import BeliefFileError, Outcomes, make_allocator
 from knapsack_rl.checkpoint import CheckpointError
-from knapsack_rl.session import PATIENCE, Session, as_text
+from knapsack_rl.session import PATIENCE, Session, as_text, best_and_worst
 from knapsack_rl.trace import read_trace
 
 IDS = [f"p{i}" for i in range(8)]
@@ -95,3 +95,9 @@ def test_a_threshold_that_no_reward_reaches(
 def test_chats_as_text() -> None:
     assert as_text([{"role": "user", "content": "2+2"}]) == "user: 2+2"
     assert as_text("x" * 5000) == "x" * 2000
+
+
+def test_best_and_worst() -> None:
+    assert best_and_worst([0.5, 1.0, 0.0]) == [1, 2]
+    assert best_and_worst(np.array([np.nan, 0.0, 1.0])) == [2, 0]
+    assert best_and_worst([1.0, 1.0]) == [0]

@@ -18,6 +18,18 @@ def jobs(counts_P: IntArray) -> IntArray:
     return np.repeat(np.arange(counts_P.size), counts_P)
 
 
+def equal_prompt_weights(counts_P: IntArray) -> FloatArray:
+    """Factor for the advantages of each prompt's rollouts under which all prompts weigh the same in the loss; ``[P]``.
+
+    Losses that weigh every rollout (or token) alike weigh a group of N_i as N_i; mean(N) / N_i undoes that. For equal
+    groups every factor is exactly 1; prompts without rollouts have 0, and do not count in the mean.
+    """
+    weights_P, there_P = np.zeros(counts_P.size), counts_P > 0
+    if there_P.any():
+        weights_P[there_P] = counts_P[there_P].mean() / counts_P[there_P]
+    return weights_P
+
+
 def deal(
     counts_P: IntArray,
     workers: int,

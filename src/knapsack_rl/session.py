@@ -19,6 +19,7 @@ import numpy as np
 from knapsack_rl.allocator import Allocator
 from knapsack_rl.checkpoint import Progress, load_checkpoint, save_checkpoint
 from knapsack_rl.metrics import step_metrics
+from knapsack_rl.notation import FloatArray
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
 from knapsack_rl.trace import TraceWriter
@@ -171,6 +172,12 @@ class Session:
         self.step = progress.generation_step if progress else step_without_beliefs
         self._resumed = True
         return progress
+
+
+def best_and_worst(rewards: Sequence[float] | FloatArray) -> list[int]:
+    """Places of the best and the worst of some rewards, one place if they are the same; NaN is worse than any."""
+    known = np.nan_to_num(rewards, nan=-np.inf)
+    return list(dict.fromkeys((int(known.argmax()), int(known.argmin()))))
 
 
 def as_text(messages: Any) -> str:

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knapsack_rl.trl.advantages import equal_prompt_weights, group_advantages
+from knapsack_rl.trl.advantages import group_advantages
 
 nan = float("nan")
 
@@ -84,9 +84,3 @@ def test_a_function_that_does_not_apply_leaves_the_others() -> None:
     got = group_advantages(per_func, torch.tensor([1.0, 0.5]), np.array([4]), "none")
     np.testing.assert_allclose(got.rewards_PG.numpy(), [1.0, 0.5, nan, 0.0])
     np.testing.assert_allclose(got.advantages_PG.numpy(), [0.5, 0.0, 0.0, -0.5])
-
-
-def test_equal_prompt_weights_make_every_prompt_weigh_the_mean_count() -> None:
-    weights = equal_prompt_weights(np.array([2, 0, 6, 4]))
-    assert [float(part.sum()) for part in weights.split([2, 6, 4])] == pytest.approx([4, 4, 4])
-    assert equal_prompt_weights(np.array([7, 7, 7])).tolist() == [1.0] * 21

@@ -76,16 +76,6 @@ def group_advantages(
     return Advantages(rewards, torch.nan_to_num(advantages, nan=0.0), _share_zero(torch.cat(zero)))
 
 
-def equal_prompt_weights(counts_P: IntArray) -> torch.Tensor:
-    """Factor for each rollout's advantage under which every prompt weighs the same in the loss; ``[PG]``.
-
-    TRL's losses weigh every rollout (or token) alike, so a group of N_i weighs as N_i; mean(N) / N_i undoes that. For
-    equal groups every factor is exactly 1.
-    """
-    counts = torch.from_numpy(counts_P[counts_P > 0].copy()).to(torch.float64)
-    return (counts.mean() / counts).repeat_interleave(counts.to(torch.int64)).to(torch.float32)
-
-
 def _weighted(per_func: torch.Tensor, weights: torch.Tensor, unscorable: torch.Tensor) -> torch.Tensor:
     rewards = (per_func * weights.to(per_func.device).unsqueeze(0)).nansum(dim=1)
     rewards[unscorable] = torch.nan

@@ -42,7 +42,7 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
         metadata={
             "help": "Prompts offered to a step for each that TRL would train on. With more than 1 the plan also "
             "chooses which prompts are trained on; rollouts and steps stay the same. At most num_generations. "
-            "Default: 2, or what the data set can fill; 1 for 'paper' and 'uniform', streams, and min_generations "
+            "Default: 4, or what the data set can fill; 1 for 'paper' and 'uniform', streams, and min_generations "
             "above 0."
         },
     )

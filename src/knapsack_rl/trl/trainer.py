@@ -22,10 +22,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from knapsack_rl.allocator import Allocator
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
-from knapsack_rl.rollouts import jobs
-from knapsack_rl.session import Session
+from knapsack_rl.rollouts import equal_prompt_weights, jobs
+from knapsack_rl.session import Session, best_and_worst
 from knapsack_rl.trace import TraceWriter
-from knapsack_rl.trl.advantages import Advantages, equal_prompt_weights, group_advantages
+from knapsack_rl.trl.advantages import Advantages, group_advantages
 from knapsack_rl.trl.callback import KnapsackCallback
 from knapsack_rl.trl.config import KnapsackGRPOConfig
 from knapsack_rl.trl.hidden_states import HiddenStates, hidden_states
@@ -255,7 +255,8 @@ class KnapsackMixin(_Base):  # type: ignore[misc]  # TRL ships no types
         """Put the group statistics right: in the batch, in the logged metrics and in the completions table."""
         all_rows = advantages.advantages_PG
         if self.args.group_weighting == "prompt":
-            all_rows = all_rows * equal_prompt_weights(plan.counts_P).to(all_rows.device)
+            weights_PG = equal_prompt_weights(plan.counts_P)[jobs(plan.counts_P)]
+            all_rows = all_rows * torch.from_numpy(weights_PG).to(all_rows.device, torch.float32)
         rows = len(batch["advantages"])
         first_row = self.accelerator.process_index * rows
         batch["advantages"] = all_rows[first_row : first_row + rows]
@@ -293,8 +294,7 @@ def _samples(plan: Plan, outcomes: Outcomes, completions: list[Any]) -> list[dic
     """The best and the worst completion of the largest group: enough to see what is being learned."""
     largest = int(np.argmax(plan.counts_P))
     rows = np.flatnonzero(outcomes.group_PG == largest)
-    rewards = np.nan_to_num(outcomes.rewards_PG[rows], nan=-np.inf)
-    chosen = dict.fromkeys((int(rows[np.argmax(rewards)]), int(rows[np.argmin(rewards)])))
+    chosen = [int(rows[i]) for i in best_and_worst(outcomes.rewards_PG[rows])]
     return [
         {"id": plan.prompt_ids[largest], "completion": completions[row], "reward": float(outcomes.rewards_PG[row])}
         for row in chosen
