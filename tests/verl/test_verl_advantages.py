@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transfer_queue import KVBatchMeta
 from verl.trainer.config import AlgoConfig
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, AdvantageEstimator, get_adv_estimator_fn
+from verl.trainer.ppo.v1 import trainer_base
+from verl.utils import tensordict_utils
+from world.in_memory import changed
 
 from knapsack_rl.verl.settings import PROMPT_WEIGHTED
-from knapsack_rl.verl.weighting import equal_prompt_weights, per_prompt
+from knapsack_rl.verl.weighting import per_prompt, weights_of_rows
 
 SIZES = (2, 3, 7, 12, 2)
 WIDTH = 5
@@ -76,11 +81,15 @@ WHITENED: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "gdpo": GROUPWISE["grpo"],
 }
 
-# These weigh every token by itself: what one group gets must not depend on the others, whatever their sizes.
+# These have a baseline for each place of a response. With one turn a response, both are the same formula.
 BY_TOKEN = ("optimal_token_baseline", "tir_optimal_token_baseline")
 
 # No groups at all.
 UNGROUPED = ("gae", "reinforce_plus_plus", "remax")
+
+# What verl 0.9.1's V1 trainer cannot run, with or without us: it does not hand over the parts of the reward, the sums
+# of squared probabilities, the reward of the greedy answer.
+BROKEN_IN_V1 = ("gdpo", *BY_TOKEN, "remax")
 
 
 def test_all_estimators_of_verl_are_covered() -> None:
@@ -103,14 +112,92 @@ def test_whitened(name: str, batch: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", BY_TOKEN)
 def test_by_token(name: str, batch: dict[str, Any]) -> None:
+    """A place's baseline is the mean of what is still to come, weighed by the path's variance up to there."""
     random = torch.Generator().manual_seed(0)
     batch["old_log_probs"] = -torch.rand(ROWS, WIDTH, generator=random) - 0.1
     batch["sum_pi_squared"] = torch.rand(ROWS, WIDTH, generator=random)
-    together = advantages(name, batch)
-    for uid in set(batch["index"]):
-        rows = np.flatnonzero(batch["index"] == uid)
-        alone = {key: value[rows] for key, value in batch.items()}
-        np.testing.assert_allclose(together[rows], advantages(name, alone), atol=1e-6)
+    rewards, mask = batch["token_level_rewards"].double().numpy(), batch["response_mask"].double().numpy()
+    to_come = np.flip(np.cumsum(np.flip(rewards * mask, 1), 1), 1)
+    variance = 1 - 2 * np.exp(batch["old_log_probs"].double().numpy()) + batch["sum_pi_squared"].double().numpy()
+    path = np.cumsum(variance * mask, 1)
+    expected = np.zeros((ROWS, WIDTH))
+    for uid, place in itertools.product(set(batch["index"]), range(WIDTH)):
+        there = np.flatnonzero((batch["index"] == uid) & (mask[:, place] > 0))
+        if there.size == 1:  # the longest response, where it has no company, has no baseline
+            expected[there, place] = to_come[there, place]
+        elif there.size:
+            weights = path[there, place]
+            expected[there, place] = to_come[there, place] - np.average(to_come[there, place], weights=weights)
+    np.testing.assert_allclose(advantages(name, batch), expected, atol=1e-4)
+
+
+def test_rewards_in_parts(batch: dict[str, Any]) -> None:
+    """gdpo, as the legacy trainer calls it: each part of the reward is compared within the group by itself."""
+    parts = {name: np.random.default_rng(i).normal(size=ROWS) for i, name in enumerate(("format", "accuracy"))}
+    config = AlgoConfig(gdpo_reward_keys=[*parts], gdpo_reward_weights=[0.5, 2.0])
+    mask = torch.cat([torch.ones(ROWS, 3), batch["response_mask"]], dim=1).long()
+    inputs = {"prompts": torch.zeros(ROWS, 3), "attention_mask": mask}
+    found, _ = get_adv_estimator_fn("gdpo")(**batch, config=config, non_tensor_batch=parts, batch=inputs)
+    total = np.zeros(ROWS)
+    for weight, rewards in zip((0.5, 2.0), parts.values(), strict=True):
+        part = {**batch, "token_level_rewards": torch.tensor(rewards[:, None])}
+        total += weight * by_group(part, GROUPWISE["grpo"])
+    expected = whitened(total, batch) * batch["response_mask"].numpy()
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
+
+
+class Trainer:
+    """As much of verl's V1 trainer as takes a batch out of the queue, computes advantages, and puts them back."""
+
+    def __init__(self, name: str, batch: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        lengths = batch["response_mask"].sum(1).int().tolist()
+        columns = {
+            "uid": batch["index"],
+            "response_mask": ragged(batch["response_mask"], lengths),
+            "rm_scores": ragged(batch["token_level_rewards"], lengths),
+            "old_log_probs": ragged(torch.full((ROWS, WIDTH), -0.5), lengths),
+            "sum_pi_squared": ragged(torch.full((ROWS, WIDTH), 0.5), lengths),
+        }
+
+        def get(keys: list[str], partition_id: str, select_fields: list[str]) -> Any:
+            return tensordict_utils.get_tensordict({key: columns[key] for key in select_fields if key in columns})
+
+        monkeypatch.setattr(trainer_base.tq, "kv_batch_get", get)
+        monkeypatch.setattr(trainer_base.tq, "kv_batch_put", lambda fields, **_: fields)
+        numbers: Counter[str] = Counter()
+        keys = []
+        for uid in batch["index"]:
+            keys.append(f"{uid}_{numbers[uid]}_0")
+            numbers[uid] += 1
+        self.config = changed(f"algorithm.adv_estimator={name}")
+        self.batch = KVBatchMeta(partition_id="train", keys=keys, tags=[{} for _ in keys])
+
+    def advantages(self) -> np.ndarray:
+        found = trainer_base.PPOTrainer._compute_advantage(self, self.batch, {})["advantages"]
+        return found.to_padded_tensor(0.0, (ROWS, WIDTH)).numpy()
+
+
+def ragged(rows: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    values = [row[:length] for row, length in zip(rows, lengths, strict=True)]
+    return torch.nested.as_nested_tensor(values, layout=torch.jagged)
+
+
+@pytest.mark.parametrize("name", [*GROUPWISE, "reinforce_plus_plus_baseline"])
+@pytest.mark.parametrize("weighting", ["rollout", "prompt"])
+def test_in_the_trainer(name: str, weighting: str, batch: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The estimators as verl's trainer calls them, in both weightings."""
+    expected = advantages(name, batch)
+    if weighting == "prompt":
+        name = per_prompt(name)
+        expected = expected * weights_of_rows(list(batch["index"])).numpy()[:, None]
+    np.testing.assert_allclose(Trainer(name, batch, monkeypatch).advantages(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", BROKEN_IN_V1)
+def test_what_the_trainer_cannot_run_at_all(name: str, batch: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """If one of these begins to work, docs/verl.md has good news to tell."""
+    with pytest.raises((AssertionError, TypeError), match="gdpo_reward_keys|sum_pi_squared|reward_baselines"):
+        Trainer(name, batch, monkeypatch).advantages()
 
 
 def test_a_group_of_one_gets_its_raw_reward_which_is_why_none_is_trained_on(batch: dict[str, Any]) -> None:
@@ -130,7 +217,7 @@ def test_prompt_weighting_scales_by_the_inverse_of_the_group_size(name: str, bat
 
 def test_prompt_weighting_gives_every_prompt_the_same_weight_and_changes_nothing_for_equal_groups() -> None:
     uids = ["a"] * 2 + ["b"] * 6 + ["pad1"] * 3
-    weights = equal_prompt_weights(uids)
+    weights = weights_of_rows(uids)
     assert weights.tolist() == pytest.approx([2.0] * 2 + [4 / 6] * 6 + [0.0] * 3)
     assert float(weights.sum()) == pytest.approx(8)  # as much as without weights
-    assert equal_prompt_weights(list(itertools.chain(*(["a"] * 4, ["b"] * 4)))).tolist() == [1.0] * 8
+    assert weights_of_rows(list(itertools.chain(*(["a"] * 4, ["b"] * 4)))).tolist() == [1.0] * 8

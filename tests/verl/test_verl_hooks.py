@@ -27,15 +27,23 @@ def own_run() -> Iterator[None]:
     SharedRun.current = None
 
 
-@pytest.mark.parametrize("method", GOLDEN["runs"])
+@pytest.mark.parametrize("name", GOLDEN["runs"])
 def test_same_plans_and_beliefs_as_every_other_adapter(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = GOLDEN["settings"]
-    given = [f"+knapsack.allocation={method}", "+knapsack.prompt_id=content"]
-    given += [f"+knapsack.min_n={settings['min_count']}", f"+knapsack.max_n={settings['max_count']}"]
-    world = World(tmp_path, monkeypatch, *given, f"+knapsack.belief_half_life={settings['half_life']}")
-    expected = GOLDEN["runs"][method]
+    settings, expected = GOLDEN["settings"], GOLDEN["runs"][name]
+    pool = expected["pool"]
+    given = {
+        "+knapsack.allocation": expected["method"],
+        "+knapsack.features": expected["features"] or "none",
+        "+knapsack.pool": pool,
+        "+knapsack.min_n": settings["min_count"] if pool == 1 else 0,
+        "+knapsack.max_n": settings["max_count"],
+        "+knapsack.belief_half_life": settings["half_life"],
+        "+knapsack.prompt_id": "content",
+        "data.train_batch_size": len(expected["steps"][0]["prompts"]) // pool,
+    }
+    world = World(tmp_path, monkeypatch, *(f"{key}={value}" for key, value in given.items()))
     for step, golden in enumerate(expected["steps"], start=1):
         rewards = dict(zip(golden["prompts"], golden["rewards"], strict=True))
         world.answer = lambda uid, prompt, count, rewards=rewards: rewards[prompt]
@@ -52,7 +60,7 @@ def test_same_plans_and_beliefs_as_every_other_adapter(
         np.testing.assert_allclose(done.plan.strength_P, golden["strength"], rtol=1e-6)
         assert done.outcomes.rewards_PG.tolist() == [reward for group in golden["rewards"] for reward in group]
         assert done.samples[0]["completion"] == "<2 tokens>"
-    beliefs = world.run.settings.make_allocator().beliefs
+    beliefs = world.run.settings.make_allocator(world.run.features).beliefs
     beliefs.load(tmp_path / BELIEFS_FILE)
     beliefs.half_life = settings["half_life"]  # the paper's have none
     final = beliefs.forecast([content_id(prompt) for prompt in GOLDEN["prompts"]], len(expected["steps"]))
@@ -204,10 +212,37 @@ def test_partial_groups_are_kept_lone_rows_are_not_and_all_are_learned(
     assert world.evidence([0, 1, 2, 3]) == [3, 1, 0, 4]
 
 
-def test_asynchronous_groups_are_learned_when_they_leave_whatever_the_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("pool", [1, 2])
+def test_a_group_that_failed_is_replaced_in_sync_mode_if_verl_is_told_to(
+    pool: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World(tmp_path, monkeypatch, mode="colocate_async")
+    """Only one of which nothing came back; its prompt keeps its turn, and the step its number of rollouts."""
+    words = ["trainer.v1.sampler.sync_refill_failed_groups=True", "data.train_batch_size=4"]
+    world = World(tmp_path, monkeypatch, *words, f"+knapsack.pool={pool}")
+    failing: list[int] = []
+
+    def answer(uid: str, prompt: int, count: int) -> list[float | None]:
+        if count and not failing:
+            failing.append(prompt)
+        return [None] * count if [prompt] == failing else [1.0] * count
+
+    world.answer = answer
+    offered = list(range(4 * pool))
+    world.generate(1, offered)
+    planned = dict(zip(offered, world.sent.values(), strict=True))
+    batch, _ = world.buffer.sample(1, "train", 4 * pool)
+    assert world.refilled == [1]
+    kept = {prompt: count for prompt, count in planned.items() if count and prompt not in failing}
+    assert prompts_of(batch.keys) == [*kept, 101]
+    assert len(batch.keys) == sum(kept.values()) + 4
+    assert world.evidence([*failing, *kept, 101]) == [0, *kept.values(), 4]
+
+
+@pytest.mark.parametrize("mode", ["colocate_async", "separate_async"])
+def test_asynchronous_groups_are_learned_when_they_leave_whatever_the_reason(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, monkeypatch, mode=mode)
 
     def answer(uid: str, prompt: int, count: int) -> list[float | None]:
         return [None] * count if prompt == 3 else [None, *[1.0] * (count - 1)] if prompt == 0 else [0.0] * count
@@ -226,6 +261,9 @@ def test_asynchronous_groups_are_learned_when_they_leave_whatever_the_reason(
     world.buffer.sample(4, "train", 2)
     assert world.evidence([0, 1, 2, 3]) == [3, 4, 4, 0]
     assert world.evidence([4, 5, 6, 7]) == [4, 4, 4, 4]  # the first trained on, the others dropped
+    world.buffer.wait_for_sampleable(4, "train", 0)  # as separate_async does between steps: nothing is learned again
+    world.buffer.get_sampleable_count(5, "train")
+    assert world.evidence([0, 1, 2, 3, 4, 5, 6, 7]) == [3, 4, 4, 0, 4, 4, 4, 4]
     table = world.run.session.allocator.beliefs.table  # type: ignore[attr-defined]
     assert table["step"][table.rows(ids_of([0, 4]))].tolist() == [0, 1]
     assert len(world.refilled) > 1
@@ -296,6 +334,27 @@ def test_a_checkpoint_without_beliefs_counts_every_prompt_as_unseen(
 def test_prompt_weighting_renames_the_estimator_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(tmp_path, monkeypatch, "+knapsack.group_weighting=prompt")
     assert world.config.algorithm.adv_estimator == "grpo_per_prompt"
+
+
+@pytest.mark.parametrize("weighting", ["rollout", "prompt"])
+def test_an_agent_with_several_outputs_counts_once_or_is_refused(
+    weighting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last output of a rollout holds its reward; per-prompt weights would count the others as rollouts."""
+    world = World(tmp_path, monkeypatch, f"+knapsack.group_weighting={weighting}")
+    world.generate(1, [0, 1])
+    for row in [row for row in world.queue.tags["train"] if row.endswith("_0_0")]:
+        more = row.removesuffix("0") + "1"
+        world.queue.tags["train"][more] = world.queue.tags["train"][row]
+        world.queue.fields[more] = world.queue.fields[row]
+    if weighting == "prompt":
+        with pytest.raises(ConfigError, match=r"puts out several for one rollout \(uid.*_0_0, uid.*_0_1, "):
+            world.buffer.sample(1, "train", 2)
+        return
+    batch, metrics = world.buffer.sample(1, "train", 2)
+    assert len(batch.keys) == 2 * 5
+    assert metrics["knapsack/rollouts_lost"] == 0
+    assert world.evidence([0, 1]) == [4, 4]
 
 
 def test_the_last_step_ends_the_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import transfer_queue as tq
 from tensordict import NonTensorData
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
+from knapsack_rl.session import best_and_worst
 from knapsack_rl.verl.run import Group
 from knapsack_rl.verl.settings import ConfigError, select
 from knapsack_rl.verl.shared import SharedRun
@@ -78,12 +78,23 @@ class _Learning(_Base):  # type: ignore[misc]  # verl ships no types
         if partition_id == _TRAIN:
             uids = sorted(selected_prompt_uids, key=self.run.order)
             keys = _by_uid(partition_snapshot)
+            self._check_weighting(uids, keys)
             self._learn(uids, partition_snapshot)
             alone = {uid for uid in uids if len(_last_outputs(keys[uid])) == 1}
             if alone:
                 tq.kv_clear(partition_id=partition_id, keys=[key for uid in alone for key in keys[uid]])
             partition_snapshot = {key: partition_snapshot[key] for uid in uids if uid not in alone for key in keys[uid]}
         return super()._materialize_batch(partition_id, selected_prompt_uids, partition_snapshot)
+
+    # An agent shows only now that it puts out several rows for one rollout.
+    def _check_weighting(self, uids: Sequence[str], keys: Mapping[str, Sequence[str]]) -> None:
+        if self.run.settings.group_weighting == "prompt":
+            for uid in uids:
+                if len(_last_outputs(keys[uid])) < len(keys[uid]):
+                    raise ConfigError(
+                        "knapsack.group_weighting=prompt counts rows, and this agent loop puts out several for one "
+                        f"rollout ({', '.join(keys[uid][:3])}, ...): use group_weighting=rollout"
+                    )
 
     # Here groups leave unused: stale, or replaced because nothing of use came back.
     def _clear_groups(self, partition_id: str, uids: set[str]) -> None:
@@ -119,8 +130,7 @@ class _Learning(_Base):  # type: ignore[misc]  # verl ships no types
         largest = max(groups, key=lambda group: len(group.rewards))
         if self.run.session.trace is None or not largest.rewards:
             return []
-        rewards = np.nan_to_num(largest.rewards, nan=-np.inf)
-        chosen = list(dict.fromkeys((int(rewards.argmax()), int(rewards.argmin()))))
+        chosen = best_and_worst(largest.rewards)
         rows = [keys[largest.uid][i] for i in chosen]
         data = tq.kv_batch_get(keys=rows, partition_id=_TRAIN, select_fields=["responses"])
         decode = self.run.trainer.tokenizer.decode

@@ -10,9 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, get_adv_estimator_fn, register_adv_est
 
+from knapsack_rl.rollouts import equal_prompt_weights
 from knapsack_rl.verl.settings import PROMPT_WEIGHTED
 
 Estimator = Callable[..., tuple[torch.Tensor, torch.Tensor]]
@@ -29,11 +31,11 @@ def per_prompt(name: str) -> str:
     return renamed
 
 
-def equal_prompt_weights(uids: Sequence[str]) -> torch.Tensor:
-    """mean(N) / N_i for each row, ``[rows]``; exactly 1 where groups are equal."""
+def weights_of_rows(uids: Sequence[str]) -> torch.Tensor:
+    """`equal_prompt_weights` for each row, ``[rows]``; 0 for those that verl filled a batch up with."""
     sizes = Counter(uid for uid in uids if not str(uid).startswith(_PADDING))
-    mean = sum(sizes.values()) / max(len(sizes), 1)
-    return torch.tensor([mean / sizes[uid] if uid in sizes else 0.0 for uid in uids])
+    weights = dict(zip(sizes, equal_prompt_weights(np.array([*sizes.values()], dtype=np.int64)).tolist(), strict=True))
+    return torch.tensor([weights.get(uid, 0.0) for uid in uids])
 
 
 def _weighted(name: str, estimator: Estimator) -> Estimator:
@@ -43,6 +45,6 @@ def _weighted(name: str, estimator: Estimator) -> Estimator:
         if name == "grpo":  # verl hands the others the whole config, and this one its single setting
             kwargs["norm_adv_by_std_in_grpo"] = config.get("norm_adv_by_std_in_grpo", True) if config else True
         advantages, returns = estimator(index=index, config=config, **kwargs)
-        return advantages * equal_prompt_weights(list(index)).to(advantages).unsqueeze(-1), returns
+        return advantages * weights_of_rows(list(index)).to(advantages).unsqueeze(-1), returns
 
     return weighted
