@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -130,6 +132,26 @@ def test_the_real_configurations_of_legacy_trainers_are_recognised(name: str) ->
         composed = compose(f"{name}_ppo_trainer", [GRPO, search, *overrides()])
     with pytest.raises(SystemExit, match=f"legacy trainer {name}_policy generates the same number"):
         CheckConfig().on_run_start(composed)
+
+
+LEGACY = {
+    "verl.trainer.main_ppo": "RayPPOTrainer",
+    "verl.experimental.one_step_off_policy.main_ppo": "one_step_off_policy",
+    "verl.experimental.fully_async_policy.fully_async_main": "fully_async_policy",
+}
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(600)
+def test_legacy_trainers_are_refused_before_ray_starts(tmp_path: Path) -> None:
+    search = "hydra.searchpath=[pkg://verl.trainer.config]"
+    legacy = [search, "algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=8", "trainer.use_v1=False"]
+    for program, name in LEGACY.items():
+        command = [sys.executable, "-m", program, *overrides(), *legacy]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert done.returncode == 1, program
+        assert f"knapsack-rl: error: the legacy trainer {name}" in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_a_reward_model_with_its_own_gpus_is_fine() -> None:
