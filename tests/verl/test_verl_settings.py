@@ -66,6 +66,13 @@ def test_verl_accepts_the_launch_scripts(script: Path) -> None:
     check_config(config(*given))
 
 
+def test_the_script_of_the_paper_is_what_the_command_prints() -> None:
+    script = (EXAMPLES / "paper.sh").read_text(encoding="utf-8").replace("\\\n", " ")
+    words = shlex.split(script, comments=True)
+    printed = [f"{name}={value}" for name, value in PAPER.items()] + overrides(prompt_id="content")
+    assert words[-len(printed) - 1 :] == [*printed, "$@"]
+
+
 def test_the_command_prints_what_overrides_says(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verl-args", "--max-n", "16", "--mode", "colocate_async", "--paper"]) == 0
     printed = shlex.split(capsys.readouterr().out.replace("\\\n", " "))
