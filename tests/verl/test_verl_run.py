@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from knapsack_rl import PosteriorBeliefs, make_allocator
+from knapsack_rl.allocator import Method
 from knapsack_rl.session import Session
 from knapsack_rl.trace import read_trace
 from knapsack_rl.verl.run import Group, Run, prompt_ids
@@ -15,8 +18,8 @@ from knapsack_rl.verl.run import Group, Run, prompt_ids
 IDS = ["a", "b", "c", "d"]
 
 
-def run(tmp_path: Path | None = None) -> Run:
-    session = Session(make_allocator("posterior", 2, 16, half_life=4.0))
+def run(tmp_path: Path | None = None, method: Method = "posterior") -> Run:
+    session = Session(make_allocator(method, 2, 16, half_life=4.0))
     if tmp_path is not None:
         session.open_trace(tmp_path / "trace.jsonl", {"engine": "verl"})
     return Run(session)
@@ -61,13 +64,18 @@ def test_parts_out_of_order_and_late_leave_the_beliefs_of_whole_steps(tmp_path: 
         assert step.outcomes.rewards_PG.tolist() == [reward for prompt_id in IDS for reward in sent[prompt_id]]
 
 
-def test_any_batch_size_and_refills_that_do_not_age_the_beliefs() -> None:
-    refilled = run()
+@pytest.mark.parametrize("method", get_args(Method))
+def test_any_batch_size_and_refills_that_do_not_age_the_beliefs(method: Method) -> None:
+    """Refills of known prompts (never solved, always solved, between) and of new ones."""
+    refilled = run(method=method)
     refilled.plan(uids(0), IDS, 16, 0, IDS)
-    for size in (1, 2, 3):
-        ids = [f"refill{i}" for i in range(size)]
-        plan = refilled.plan([f"{size}{prompt_id}" for prompt_id in ids], ids, 4 * size, 0, ids)
-        assert plan.counts_P.sum() == 4 * size
+    came = {"a": [0.0] * 4, "b": [1.0] * 4, "c": [0.0, 1.0, 1.0, 1.0], "d": [0.0] * 3 + [1.0]}
+    refilled.learn([Group(f"0{prompt_id}", prompt_id, 0, came[prompt_id], [1] * 4) for prompt_id in IDS], 0)
+    for batch in itertools.chain(*(itertools.combinations([*IDS, "new", "other"], size) for size in (1, 2, 3, 5))):
+        ids = list(batch)
+        plan = refilled.plan([f"{'-'.join(ids)}{prompt_id}" for prompt_id in ids], ids, 4 * len(ids), 0, ids)
+        assert plan.counts_P.sum() == 4 * len(ids)
+        assert 1 not in plan.counts_P
         assert plan.step == 0
     assert refilled.session.step == 1
 
