@@ -65,7 +65,7 @@ def test_a_pool_offers_more_prompts_than_groups() -> None:
 def test_rounds_within_a_step_are_counted() -> None:
     played = play(PilotThenRest(), request(), generate)
     assert [int(draw.counts_P.sum()) for draw, _ in played.rounds] == [8, 24]
-    assert played.rollouts == 32
+    assert (played.rollouts, played.tokens, len(played.rounds)) == (32, 320, 2)  # of all, not of what is trained on
     assert played.batch.outcomes.prompt_ids == ("p0",)
 
 

@@ -163,18 +163,28 @@ def expected_value(forecast: Forecast, budget: int, low: int, high: int) -> Offe
 
 
 def paper_rule(forecast: Forecast, budget: int, low: int, high: int) -> Offer:
-    """The authors' rule: the value at the point estimate, and their special cases as limits."""
+    """The authors' rule: the value at the point estimate, and their special cases as limits.
+
+    Knapsack RL (arXiv 2509.25849) spends the budget where the sum of Value(n, p) = (1 - p^n - (1-p)^n) p (1-p)^2 is
+    greatest. Degenerate cases: p = 0, p = 1 and never seen have no value, and get what `paper_limits` says.
+    """
     limits = paper_limits(forecast.success_rates_P, forecast.seen_P, budget, low, high)
     return Offer(_value_at(forecast.success_rates_P), *limits)
 
 
 def oracle_rule(forecast: Forecast, budget: int, low: int, high: int) -> Offer:
-    """The value at rates that are known: what the paper's rule would do if it were never wrong. No special cases."""
+    """The value at rates that are known: what the paper's rule would do if it were never wrong.
+
+    No special cases: a prompt at exactly 0 or 1 is worth nothing, and gets the least there is.
+    """
     return Offer(_value_at(forecast.success_rates_P), *same_limits(forecast.seen_P.size, low, high))
 
 
 def uniform_rule(forecast: Forecast, budget: int, low: int, high: int) -> Offer:
-    """Stock GRPO: the same count for every prompt, whatever is believed."""
+    """Stock GRPO (arXiv 2402.03300): the same count for every prompt, whatever is believed.
+
+    What does not divide goes to the first prompts, one each; limits do not apply.
+    """
     counts_P = equal_counts(forecast.seen_P.size, budget)
     return Offer(np.zeros((counts_P.size, int(counts_P.max()))), counts_P, counts_P)
 
