@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -118,15 +119,15 @@ def _by_preset(values_PS: FloatArray, presets: Sequence[str]) -> dict[str, Estim
     return found | {ALL: estimate(values_PS.mean(axis=0))}
 
 
-def ranking_table(standings: Sequence[Standing], presets: Sequence[str], title: str, width: int = 120) -> Table:
-    """The ranking for a terminal; green and ▲ where an interval lies above uniform, red and ▼ where below.
+def ranking_table(standings: Sequence[Standing], presets: Sequence[str], title: str, width: int = 120) -> Group:
+    """The ranking for a terminal, under its title; green and ▲: an interval lies above uniform, red and ▼: below.
 
     Where the terminal is too narrow for all intervals, the presets are shown without theirs: a figure is never cut.
     """
     names = (ALL, *presets)
     rule_room = min(max(len(standing.rule) for standing in standings), _NAME_ROOM)
     wide = rule_room + len(names) * (_CELL + 1) <= width
-    table = Table(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("rule", min_width=min(rule_room, 12))
     for name in names:  # of a trace's path, the end
         table.add_column(name if len(name) <= _CELL else f"…{name[1 - _CELL :]}", justify="right", no_wrap=True)
@@ -135,7 +136,7 @@ def ranking_table(standings: Sequence[Standing], presets: Sequence[str], title: 
         relative = standing.rule != BASELINE
         row = [_cell(figures[name], relative, interval=wide or name == ALL) for name in names]
         table.add_row(Text(standing.rule, overflow="fold"), *row)
-    return table
+    return Group(Text(title, style="italic"), table)  # a table's own title would be folded to the table's width
 
 
 def _cell(figure: Estimate, relative: bool, interval: bool) -> Text:
