@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from knapsack_rl.allocator import KnapsackAllocator, Rule, expected_value, make_allocator, oracle_rule
+from knapsack_rl.allocator import KnapsackAllocator, Rule, make_allocator, oracle_rule
 from knapsack_rl.beliefs import FADING_PASSES, Beliefs, PaperBeliefs, PosteriorBeliefs
 from knapsack_rl.calibrated import CalibratedBeliefs, Features
 from knapsack_rl.notation import FloatArray
@@ -110,8 +110,7 @@ def _posterior_pool(setting: Setting) -> Strategy:
 
 
 def _calibrated_pool(setting: Setting) -> Strategy:
-    beliefs = CalibratedBeliefs(setting.half_life, setting.features)
-    return OneRound(KnapsackAllocator(beliefs, expected_value, 0, setting.max_count), _pool(setting))
+    return OneRound(_calibrated_allocator(setting, 0), _pool(setting))
 
 
 def _calibrated_pair(setting: Setting) -> Strategy:
