@@ -16,6 +16,7 @@ from knapsack_rl.lab.regimes import Regime
 from knapsack_rl.notation import FloatArray
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.policy_features import as_look
+from knapsack_rl.rollouts import equal_prompt_weights
 from knapsack_rl.strategy import Batch, Draw
 
 # TRL's guard against division by zero.
@@ -139,6 +140,5 @@ class LanguageModelWorld:
         if self.loss.scaled:
             advantages_PG = advantages_PG / (scale_P[group_PG] + EPSILON)
         if self.loss.weighting == "prompt":
-            trained = outcomes.counts_P > 0
-            advantages_PG = advantages_PG * (outcomes.counts_P[trained].mean() / counts_P)[group_PG]
+            advantages_PG = advantages_PG * equal_prompt_weights(outcomes.counts_P)[group_PG]
         return advantages_PG
