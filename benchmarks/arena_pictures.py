@@ -1,4 +1,4 @@
-"""The pictures of docs/arena.md, as files that stand for themselves: white paper, dark ink."""
+"""The pictures of docs/arena.md, as files with colours of their own: dark on white."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.arena_tables import OURS, rivals
-from knapsack_rl.compare.cells import BASELINE, ORACLE
-from knapsack_rl.compare.meter import RATE_EDGES
-from knapsack_rl.compare.ranking import ALL, ORACLES, rank
-from knapsack_rl.compare.results import Results
+from benchmarks.arena_tables import OURS, counted
+from knapsack_arena.compare.metrics import RATE_EDGES
+from knapsack_arena.compare.ranking import ALL, ORACLES, rank
+from knapsack_arena.compare.results import Results
+from knapsack_arena.compare.trials import BASELINE, ORACLE
 from knapsack_rl.report.svg import panels, style, to_svg
 
-# An <img> does not see the colours of the page around it.
+# An <img> cannot use the colours of its page.
 _INK = {"currentColor": "#33312e", "var(--muted)": "#6b675f", "var(--rule)": "#e3e0da"}
 _OURS, _OTHER, _ORACLE = "#2563a8", "#8b8780", "#b8590a"
-_LINES = {BASELINE: "#8b8780", "knapsack-rl": "#b8590a", "posterior": "#2563a8", "calibrated": "#5a9bd8",
+_LINES = {BASELINE: "#8b8780", "paper": "#b8590a", "beta": "#2563a8", "calibrated": "#5a9bd8",
           "calibrated-pool": "#0d7f69",
           ORACLE: "#33312e"}  # fmt: skip
 _MORE = ("#9249c9", "#c03a6b")
@@ -36,7 +36,7 @@ def _file(figure: Figure) -> str:
 def draw_ranking(found: Mapping[str, Results]) -> str:
     """Points ahead of uniform over all presets with intervals, at the same rollouts and at the same tokens."""
     rollouts = found["rollouts"]
-    order = [standing.rule for standing in rank(rollouts) if standing.complete and standing.rule != BASELINE][::-1]
+    order = [ranked.rule for ranked in rank(rollouts) if ranked.complete and ranked.rule != BASELINE][::-1]
     with style():
         figure, axes = panels(2, height=1.1 + 0.24 * len(order), sharey=True)
         for axis, (name, results) in zip(axes, found.items(), strict=True):
@@ -50,14 +50,14 @@ def draw_ranking(found: Mapping[str, Results]) -> str:
 
 
 def _dots(axis: Axes, results: Results, order: list[str]) -> None:
-    standings = {standing.rule: standing for standing in rank(results)}
+    ranking = {ranked.rule: ranked for ranked in rank(results)}
     axis.axvline(0, color=_OTHER, linewidth=1)
     axis.grid(visible=False, axis="y")
     for y, rule in enumerate(order):
-        if rule not in standings:
+        if rule not in ranking:
             continue
-        figure, colour = standings[rule].ahead[ALL], _colour(rule)
-        means = [100 * standings[rule].ahead[preset].mean for preset in results.presets]
+        figure, colour = ranking[rule].ahead[ALL], _colour(rule)
+        means = [100 * ranking[rule].ahead[preset].mean for preset in results.presets]
         axis.scatter(means, [y] * len(means), s=9, color=colour, alpha=0.35, linewidths=0)
         half = 0.0 if np.isnan(figure.half) else 100 * figure.half
         axis.errorbar(100 * figure.mean, y, xerr=half, fmt="o", markersize=4.5, color=colour, linewidth=1.4)
@@ -69,7 +69,7 @@ def _colour(rule: str) -> str:
 
 def draw_allocation(results: Results) -> str:
     """Mean size of a group by the true success rate at the time, in the last third of the budget, preset by preset."""
-    best = [standing.rule for standing in rivals(rank(results)) if standing.rule not in _LINES]
+    best = [ranked.rule for ranked in counted(rank(results)) if ranked.rule not in _LINES]
     colours = {rule: colour for rule, colour in _LINES.items() if rule in results.rules}
     colours |= dict(zip(best, _MORE, strict=False))
     with style():

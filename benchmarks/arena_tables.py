@@ -1,4 +1,4 @@
-"""The tables of docs/arena.md: who is ahead, where, by how much, at what cost, and where ours loses."""
+"""The tables of docs/arena.md: differences from uniform, ranks, losses of our rules, and costs."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from benchmarks.measure import machine
-from knapsack_rl.compare.cells import BASELINE, Arena
-from knapsack_rl.compare.ranking import ALL, ORACLES, Estimate, Standing, estimate, rank
-from knapsack_rl.compare.results import Results
+from knapsack_arena.compare.ranking import ALL, ORACLES, Estimate, RankedRule, estimate, rank
+from knapsack_arena.compare.results import Results
+from knapsack_arena.compare.trials import BASELINE, TrialSettings
 from knapsack_rl.notation import FloatArray
 
-OURS = ("posterior", "calibrated", "calibrated-pool", "calibrated-pilot")
+OURS = ("beta", "calibrated", "calibrated-pool", "calibrated-pilot")
 MEASURES = {
     "mean_p": "mean success rate",
     "held_out_p": "held-out prompts",
@@ -22,25 +22,25 @@ MEASURES = {
 }
 
 
-def generated(found: Mapping[str, Results], arena: Arena) -> str:
-    """The generated part of the page, of the results at the same rollouts and at the same tokens."""
+def generated(found: Mapping[str, Results], settings: TrialSettings) -> str:
+    """The generated part of the page, from the results at the same rollouts and at the same tokens."""
     rollouts, tokens = found["rollouts"], found["tokens"]
     parts = [
-        f"Settings: {arena.prompts:,} prompts, {arena.groups} x {arena.num_generations} rollouts a step,"
-        f" {arena.steps} steps of uniform. {len(rollouts.seeds)} seeds at the same rollouts ({arena.rollouts:,} of each"
-        f" rule), {len(tokens.seeds)} at the same tokens. {machine()}.",
+        f"Settings: {settings.prompts:,} prompts, {settings.groups} x {settings.average} rollouts a step,"
+        f" {settings.steps} steps of uniform. {len(rollouts.seeds)} seeds at the same rollouts ({settings.rollouts:,}"
+        f" of each rule), {len(tokens.seeds)} at the same tokens. {machine()}.",
         f"## At the same rollouts\n\n{verdict(rollouts)}",
         "![How far each rule ends ahead of uniform](images/arena-ranking.svg)",
         ranking(rollouts),
-        f"## Who wins where\n\n{winners(rollouts)}",
-        f"By other measures, over all presets, with the places that ours take:\n\n{other_measures(rollouts)}",
-        f"## Where ours loses\n\n{losses(rollouts)}",
-        "## Where the rollouts go",
+        f"## First and second by preset\n\n{winners(rollouts)}",
+        f"By other measures, over all presets, with the ranks of our rules:\n\n{other_measures(rollouts)}",
+        f"## Where our rules lose\n\n{losses(rollouts)}",
+        "## Rollouts by success rate",
         "![Mean group size by true success rate](images/arena-allocation.svg)",
         f"## At the same tokens\n\n{verdict(tokens)}\n\n{ranking(tokens)}",
-        "## What it costs\n\nAt the same rollouts, means over presets and seeds. Prompts mixed: of those that got"
+        "## Costs\n\nAt the same rollouts, means over presets and seeds. Prompts mixed: of those that got"
         " rollouts, the share trained on in a mixed group; rollouts mixed: of those generated, likewise. Milliseconds"
-        f" are the rule's own.\n\n{costs(rollouts)}",
+        f" are those spent in the rule.\n\n{costs(rollouts)}",
         "## Preset by preset",
         *(f"### {preset}\n\n{details(rollouts, p)}" for p, preset in enumerate(rollouts.presets)),
     ]
@@ -50,7 +50,7 @@ def generated(found: Mapping[str, Results], arena: Arena) -> str:
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A Markdown table: words to the left, figures to the right."""
     body = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
-    words = [any(row[i][:1] == "`" or row[i] in ("nobody", ALL) for row in body) for i in range(len(heads))]
+    words = [any(row[i][:1] == "`" or row[i] in ("none", ALL) for row in body) for i in range(len(heads))]
     rule = ["---" if i == 0 or words[i] else "---:" for i in range(len(heads))]
     return "\n".join(f"| {' | '.join(line)} |" for line in (heads, rule, *body))
 
@@ -65,37 +65,38 @@ def ahead(figure: Estimate) -> str:
 
 
 def verdict(results: Results) -> str:
-    """How often a rule is told from uniform, counted."""
-    signs = [s.ahead[preset].sign for s in rivals(rank(results)) for preset in results.presets]
-    whole = [s.ahead[ALL].sign for s in rivals(rank(results))]
+    """Number of rules, and of pairs of rule and preset, ahead of uniform, behind it, and undecided."""
+    rules = counted(rank(results))
+    signs = [ranked.ahead[preset].sign for ranked in rules for preset in results.presets]
+    whole = [ranked.ahead[ALL].sign for ranked in rules]
     return (
         f"Of {len(whole)} rules (without uniform and the oracles), {whole.count(1)} end ahead of uniform over all"
-        f" presets, {whole.count(-1)} behind, {whole.count(0)} cannot be told from it. Of {len(signs)} pairs of rule"
+        f" presets, {whole.count(-1)} behind, {whole.count(0)} undecided. Of {len(signs)} pairs of rule"
         f" and preset: {signs.count(1)} ahead, {signs.count(-1)} behind, {signs.count(0)} undecided. Points of mean"
         f" success rate ahead of uniform, with paired 95 % intervals over {len(results.seeds)} seeds; ▲ and ▼ where the"
-        " interval excludes 0. Uniform's own row holds its level."
+        " interval excludes 0. The row of uniform shows its level."
     )
 
 
-def rivals(standings: Sequence[Standing]) -> list[Standing]:
-    """Those that could be used and are not the measure of the others."""
-    return [standing for standing in standings if standing.rule not in (BASELINE, *ORACLES)]
+def counted(ranking: Sequence[RankedRule]) -> list[RankedRule]:
+    """All rules but uniform and the oracles."""
+    return [ranked for ranked in ranking if ranked.rule not in (BASELINE, *ORACLES)]
 
 
 def ranking(results: Results) -> str:
     """All rules, best first."""
     names = (ALL, *results.presets)
 
-    def cells(standing: Standing) -> list[str]:
-        if standing.rule == BASELINE:
-            return [f"{100 * standing.level[name].mean:.2f}" for name in names]
-        return [ahead(standing.ahead[name]) for name in names]
+    def cells(ranked: RankedRule) -> list[str]:
+        if ranked.rule == BASELINE:
+            return [f"{100 * ranked.level[name].mean:.2f}" for name in names]
+        return [ahead(ranked.ahead[name]) for name in names]
 
     return table(("rule", *names), ([f"`{s.rule}`", *cells(s)] for s in rank(results)))
 
 
 def winners(results: Results) -> str:
-    """The first two of each preset, how sure their order is, and where ours stand."""
+    """The first two rules on each preset, the interval of their difference, and the ranks of our rules."""
     end = results.end("mean_p")
     return table(
         ("preset", "first", "ahead of uniform", "second", "first ahead of second", *(f"`{ours}`" for ours in OURS)),
@@ -124,7 +125,7 @@ def _place(results: Results, order: Sequence[int], rule: str) -> str:
 
 
 def _order(results: Results, measure: FloatArray, preset: int | None) -> list[int]:
-    """Indices of the rules that finished everywhere, oracles aside, best first."""
+    """Indices of the rules that finished everywhere, without oracles, best first."""
     means = _of(measure, preset).mean(axis=1)
     known = [r for r, rule in enumerate(results.rules) if rule not in ORACLES and not np.isnan(means[r])]
     return sorted(known, key=lambda r: -means[r])
@@ -142,7 +143,7 @@ def _apart(measure: FloatArray, a: int, b: int, preset: int | None) -> Estimate:
 
 
 def other_measures(results: Results) -> str:
-    """Who is first by each measure, over all presets."""
+    """The first two rules by each measure, over all presets."""
 
     def rows() -> Iterator[list[str]]:
         for name, words in MEASURES.items():
@@ -156,7 +157,7 @@ def other_measures(results: Results) -> str:
 
 
 def losses(results: Results) -> str:
-    """For each of ours and each preset: which rules end ahead of it beyond doubt, and how many it beats so."""
+    """For each of our rules and each preset: rules whose paired interval lies above, around and below it."""
     end = results.end("mean_p")
 
     def rows() -> Iterator[list[object]]:
@@ -168,14 +169,14 @@ def losses(results: Results) -> str:
                 better = [f"`{rule}` {100 * each.mean:+.2f}" for rule, each in apart.items() if each.sign > 0]
                 name = ALL if preset is None else results.presets[preset]
                 counts = signs.count(1), signs.count(0), signs.count(-1)
-                yield [f"`{ours}`", name, *counts, ", ".join(better) or "nobody"]
+                yield [f"`{ours}`", name, *counts, ", ".join(better) or "none"]
 
-    heads = ("ours", "preset", "ahead of it", "undecided", "behind it", "who is ahead, by how many points")
+    heads = ("ours", "preset", "ahead of it", "undecided", "behind it", "rules ahead of it, in points")
     return table(heads, rows())
 
 
 def costs(results: Results) -> str:
-    """What each rule spends beside its rollouts: means over presets and seeds."""
+    """Steps, rounds, tokens and time of each rule: means over presets and seeds."""
     spent = {name: np.nanmean(results.end(name), axis=(1, 2)) for name in ("steps", "rollouts", "rounds", "seconds")}
     tokens = results.end("tokens")
     mixed = {name: np.nanmean(results.curves[name], axis=(1, 2, 3)) for name in ("mixed_prompts", "mixed_rollouts")}

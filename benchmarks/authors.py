@@ -1,8 +1,8 @@
-"""The paper's solver, for comparison: a dynamic programme that works each value out anew in its innermost loop.
+"""The paper's solver, for comparison: a dynamic programme that computes each value in its innermost loop.
 
-Written for this benchmark after the paper: prompts x budget x extra rollouts, compiled by Numba. As the authors have
-it, success rates are in single precision, exponents are whole, and budgets that cannot be reached are passed over. One
-thing is put right: the minimum of rollouts is credited with its value.
+Written for this benchmark after the paper: prompts x budget x extra rollouts, compiled by Numba. As in the
+authors' code, success rates are in single precision, exponents are whole, and unreachable budgets are skipped. One
+defect is repaired: the least count is credited with its value.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A pretend cluster: prompts with answers of heavy-tailed length, and workers that generate some answers at a time.
+"""A simulated cluster: prompts with answers of heavy-tailed length, workers that generate several.
 
-A worker has slots, as an engine with continuous batching has, and takes its jobs in the order in which they were dealt.
-The first job of a prompt on a worker reads the prompt; later ones find it in the worker's prefix cache. Time is counted
-in tokens of one slot of a worker of speed 1.
+A worker has slots, like an engine with continuous batching, and takes its jobs in the order in which they were dealt.
+The first job of a prompt on a worker prefills the prompt; later ones find it in the worker's prefix cache. The unit of
+time is one token of one slot of a worker of speed 1.
 """
 
 from __future__ import annotations
@@ -13,33 +13,34 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from knapsack_rl.allocator import make_allocator
+from knapsack_rl.allocator import KnapsackAllocator
+from knapsack_rl.knapsack.solver import solve
 from knapsack_rl.notation import FloatArray, IntArray
 from knapsack_rl.outcomes import Outcomes
-from knapsack_rl.rollouts import deal, jobs
-from knapsack_rl.solver import solve
+from knapsack_rl.plan import jobs
+from knapsack_rl.rollouts import deal
 from knapsack_rl.values import expected_knapsack_marginals
 
 LONGEST = 8192
-READING = 100.0  # a prompt of some hundred tokens, read many at a time, costs as much as so many answered ones
+READING = 100.0  # cost of the prefill of a prompt of some hundred tokens, in generated tokens
 ROLLOUTS = 8  # of a prompt, on average
-EARLIER = 6  # steps in which every prompt was met before
+EARLIER = 6  # steps in which every prompt was observed before
 
 Dealer = Callable[[IntArray, int, FloatArray, int], Sequence[IntArray]]
 
 
 def rows_as_they_lie(counts_P: IntArray, workers: int, work_P: FloatArray, seed: int) -> Sequence[IntArray]:
-    """What repeating a batch and splitting it evenly does: the same number of rollouts for everyone."""
+    """Split the repeated batch evenly, as trainers do: the same number of rollouts for every worker."""
     return np.array_split(jobs(counts_P), workers)
 
 
 def groups_in_turn(counts_P: IntArray, workers: int, work_P: FloatArray, seed: int) -> Sequence[IntArray]:
-    """The same number of whole groups for everyone."""
+    """Deal whole groups in turn: the same number for every worker."""
     return [np.repeat(np.arange(w, counts_P.size, workers), counts_P[w::workers]) for w in range(workers)]
 
 
 def scattered(counts_P: IntArray, workers: int, work_P: FloatArray, seed: int) -> Sequence[IntArray]:
-    """Rollouts at random: no prompt stays together."""
+    """Deal rollouts at random, so that groups are spread over workers."""
     return np.array_split(np.random.default_rng(seed).permutation(jobs(counts_P)), workers)
 
 
@@ -53,12 +54,12 @@ DEALERS: dict[str, Dealer] = {
 
 @dataclass(frozen=True)
 class Batch:
-    """A step's prompts: what is planned for them, what is thought of them, and what comes.
+    """The prompts of a step: plans, expected lengths and true lengths of answers.
 
     Attributes:
         plans: counts by name of the plan, each ``[P]``.
-        expected_P: what an answer is expected to take, in tokens, ``[P]``.
-        lengths_P_N: what the first, second, ... answer will take, ``[P, N]``.
+        expected_P: expected length of an answer, in tokens, ``[P]``.
+        lengths_P_N: true lengths of the first, second, ... answer, in tokens, ``[P, N]``.
     """
 
     plans: dict[str, IntArray]
@@ -66,18 +67,18 @@ class Batch:
     lengths_P_N: FloatArray
 
     def tokens(self, plan: str) -> float:
-        """All tokens that a plan will generate."""
+        """Number of tokens that a plan generates."""
         counts_P = self.plans[plan]
         return float(self.lengths_P_N[np.arange(self.lengths_P_N.shape[1]) < counts_P[:, None]].sum())
 
     def again(self, step: int) -> Batch:
-        """The same prompts, and other answers of theirs."""
+        """The same prompts with their answers permuted: another step on them."""
         lengths_P_N = np.random.default_rng([3, step]).permuted(self.lengths_P_N, axis=1)
         return Batch(self.plans, self.expected_P, lengths_P_N)
 
 
 def make_batch(prompts: int, seed: int) -> Batch:
-    """Prompts of all difficulties, met some times before; the harder, the longer the answers."""
+    """Prompts of all difficulties, each observed in ``EARLIER`` steps; the harder, the longer the answers."""
     random = np.random.default_rng([1, seed])
     ease_P = random.normal(size=prompts)
     rates_P = 1 / (1 + np.exp(-4 * ease_P))
@@ -88,7 +89,7 @@ def make_batch(prompts: int, seed: int) -> Batch:
         spread = 0.8 * random.normal(size=(prompts, most))
         return np.minimum(np.exp(log_mean_P[:, None] + spread), LONGEST)
 
-    allocator, ids, budget = make_allocator(), [f"p{i}" for i in range(prompts)], ROLLOUTS * prompts
+    allocator, ids, budget = KnapsackAllocator(), [f"p{i}" for i in range(prompts)], ROLLOUTS * prompts
     for step in range(EARLIER):
         counts_P = allocator.plan(ids, budget, step).counts_P
         solved = (random.random(budget) < rates_P[jobs(counts_P)]).astype(np.float64)
@@ -107,14 +108,14 @@ def make_batch(prompts: int, seed: int) -> Batch:
         ).counts_P,
     }
     most = max(int(counts_P.max()) for counts_P in plans.values())
-    # More answers than any plan asks for, so that others can come when the prompts are met again.
+    # Twice as many answers as the largest count, so that `again` can draw others.
     return Batch(plans, forecast.tokens_P, answers(2 * most))
 
 
 def generate(
     dealt: Sequence[IntArray], batch: Batch, slots: int, speeds_W: FloatArray | None = None
 ) -> tuple[FloatArray, FloatArray]:
-    """When each worker is done, and how much it did, in tokens; both ``[W]``."""
+    """Completion time and work of each worker, in tokens; both ``[W]``."""
     drawn = np.zeros(len(batch.expected_P), dtype=np.int64)
     lengths = batch.lengths_P_N
     done_W, work_W = np.zeros(len(dealt)), np.zeros(len(dealt))

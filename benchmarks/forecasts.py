@@ -1,18 +1,17 @@
-"""How far beliefs are from the truth on a language model whose success rates are known exactly.
+"""Errors of beliefs on a small language model whose success rates are known exactly.
 
-One run of the laboratory, planned by our default rule over a pool; beside it every belief watches the same outcomes and
-says, before each step, what it expects of the same candidates. So the beliefs differ in nothing but what they make of
-what they saw.
+One run of the laboratory, planned by `beta` over a pool. All beliefs forecast the same candidates before each step and
+observe the same outcomes, so that their differences are due to the beliefs alone.
 
     python -m benchmarks.forecasts [--regimes skills,keys,tail] [--seeds 1] [--first-seed 0] [--steps N] [--ablation]
 
-Columns: mean squared error of the expected against the true success rate, and the same as a share of the paper's
-estimator; the log score of the true rate under the Beta belief (higher is better); and the share of the value of the
-best plan, made with true rates from the same candidates, that a plan made with the belief would have had: of the pool
-that was offered, where prompts may be left out, and of the first quarter of it, where each gets at least two.
+Columns: mean squared error of the expected against the true success rate, and its ratio to that of the paper's
+estimator; the log density of the true rate under the Beta belief (higher is better); and the value at true rates of a
+plan made with the belief, as a share of that of a plan made with true rates, for the same candidates: over the pool,
+where prompts may be left out, and over its first quarter, with at least two rollouts each.
 
-Each figure is a mean over seeds with a 95 % interval. With ``--ablation``, each ingredient of the calibrated belief is
-taken away in turn.
+Each figure is a mean over seeds with a 95 % interval. ``--ablation`` removes each ingredient of the calibrated
+belief in turn.
 """
 
 from __future__ import annotations
@@ -20,120 +19,136 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from knapsack_rl.allocator import KnapsackAllocator, expected_value
-from knapsack_rl.beliefs import Beliefs, Forecast, PaperBeliefs, PosteriorBeliefs
-from knapsack_rl.calibrated import CalibratedBeliefs, Features, Look
-from knapsack_rl.compare.ranking import estimate
-from knapsack_rl.lab.regimes import REGIMES, Regime
-from knapsack_rl.lab.world import LanguageModelWorld
-from knapsack_rl.limits import same_limits
-from knapsack_rl.logistic import Concentration
-from knapsack_rl.notation import FloatArray
-from knapsack_rl.solver import solve
-from knapsack_rl.strategy import OneRound, Request, play
-from knapsack_rl.text_features import TextFeatures
+from knapsack_arena.compare.ranking import estimate
+from knapsack_arena.lab.environment import LanguageModelEnvironment
+from knapsack_arena.lab.regimes import REGIMES, Regime
+from knapsack_arena.strategies import OneRound, StepSpec, run_step
+from knapsack_arena.strategies.protocol import FeatureSource
+from knapsack_rl.allocator import KnapsackAllocator
+from knapsack_rl.beliefs.beta import BetaBeliefs
+from knapsack_rl.beliefs.calibrated import CalibratedBeliefs
+from knapsack_rl.beliefs.forecast import Beliefs, Forecast
+from knapsack_rl.beliefs.online_logistic import Concentration
+from knapsack_rl.beliefs.window import WindowBeliefs
+from knapsack_rl.features.text import TextFeatures
+from knapsack_rl.knapsack.limits import same_limits
+from knapsack_rl.knapsack.solver import solve
+from knapsack_rl.notation import FloatArray, PromptFeatures
+from knapsack_rl.rules import expected_value
 from knapsack_rl.values import expected_knapsack_marginals, knapsack_marginals, knapsack_value
 
 POOL, MOST = 4, 64
 HALF_LIVES = {"skills": 40.0, "keys": 40.0, "tail": 530.0}
-# The first steps know nothing yet, whatever the belief.
+# The first steps are left out: no belief has evidence yet.
 SKIPPED, PLANNED_EVERY = 15, 5
 # Places of the signals in `CalibratedBeliefs`.
-WEIGHED_LOOK, OWN_COUNTS = (2,), (3,)
+WEIGHED_FEATURES, OWN_COUNTS = (2,), (3,)
 # How the last group ended, alone and times each of the two measures of confidence; and all of confidence.
 LAST_RESULTS, CONFIDENCE = (4, 5, 6, 8, 9, 10, 12, 13, 14), (7, 8, 9, 10, 11, 12, 13, 14)
 CONFIDENCE_BY_RESULT = (8, 9, 10, 12, 13, 14)
 
 
-def watchers(world: LanguageModelWorld, half_life: float) -> Mapping[str, Beliefs]:
+@dataclass
+class Candidate:
+    """Beliefs under comparison, and the features that they learn from."""
+
+    beliefs: Beliefs
+    features: FeatureSource | None = None
+
+
+def all_beliefs(environment: LanguageModelEnvironment, half_life: float) -> Mapping[str, Candidate]:
     """The beliefs that are compared."""
-    text = TextFeatures()
-    text.remember(world.prompt_ids, world.prompt_ids)  # a prompt is its own id
     return {
-        "paper": PaperBeliefs(),
-        "posterior": PosteriorBeliefs(half_life),
-        "calibrated": CalibratedBeliefs(half_life),
-        "calibrated, text": CalibratedBeliefs(half_life, text),
-        "calibrated, confidence": CalibratedBeliefs(half_life, Confidence(world)),
-        "calibrated, hidden states and confidence": CalibratedBeliefs(half_life, world.hidden_states),
+        "paper": Candidate(WindowBeliefs()),
+        "beta": Candidate(BetaBeliefs(half_life)),
+        "calibrated": Candidate(CalibratedBeliefs(half_life)),
+        "calibrated, text": Candidate(CalibratedBeliefs(half_life), TextFeatures()),  # a prompt is its own id
+        "calibrated, confidence": Candidate(CalibratedBeliefs(half_life), confidence_only(environment)),
+        "calibrated, hidden states and confidence": Candidate(CalibratedBeliefs(half_life), environment.hidden_states),
     }
 
 
-def ablations(world: LanguageModelWorld, half_life: float) -> Mapping[str, Beliefs]:
-    """The calibrated belief with hidden states, less one ingredient each."""
-    whole = CalibratedBeliefs(half_life, world.hidden_states)
-    unsure = CalibratedBeliefs(half_life, world.hidden_states)
-    unsure.concentration = FixedStrength()
+def ablations(environment: LanguageModelEnvironment, half_life: float) -> Mapping[str, Candidate]:
+    """The calibrated belief with hidden states, without one ingredient each."""
+    fixed = CalibratedBeliefs(half_life)
+    fixed.concentration = FixedPseudoCount()
+
+    def without(signals: Sequence[int]) -> Candidate:
+        return Candidate(Without(signals, half_life), environment.hidden_states)
+
     return {
-        "paper": PaperBeliefs(),
-        "all of it": whole,
-        "- hidden states": CalibratedBeliefs(half_life, Confidence(world)),
-        "- confidence": Without(CONFIDENCE, half_life, world.hidden_states),
-        "- both": CalibratedBeliefs(half_life),
-        "- confidence's dependence on the last group": Without(CONFIDENCE_BY_RESULT, half_life, world.hidden_states),
-        "- own counts": Without(OWN_COUNTS, half_life, world.hidden_states),
-        "- how the last group ended": Without(LAST_RESULTS, half_life, world.hidden_states),
-        "- weight of evidence": Without(WEIGHED_LOOK, half_life, world.hidden_states),
-        "- learned strength (4 always)": unsure,
+        "paper": Candidate(WindowBeliefs()),
+        "all of it": Candidate(CalibratedBeliefs(half_life), environment.hidden_states),
+        "- hidden states": Candidate(CalibratedBeliefs(half_life), confidence_only(environment)),
+        "- confidence": without(CONFIDENCE),
+        "- both": Candidate(CalibratedBeliefs(half_life)),
+        "- confidence's dependence on the last group": without(CONFIDENCE_BY_RESULT),
+        "- own counts": without(OWN_COUNTS),
+        "- how the last group ended": without(LAST_RESULTS),
+        "- weight of evidence": without(WEIGHED_FEATURES),
+        "- learned pseudo-count (4 always)": Candidate(fixed, environment.hidden_states),
     }
 
 
 class Without(CalibratedBeliefs):
-    """Calibrated beliefs that are told nothing by some of their signals."""
+    """Calibrated beliefs with some of their signals set to 0."""
 
-    def __init__(self, signals: Sequence[int], half_life: float, features: Features | None) -> None:
-        super().__init__(half_life, features)
-        self.silent = list(signals)
+    def __init__(self, signals: Sequence[int], half_life: float) -> None:
+        super().__init__(half_life)
+        self.removed = list(signals)
 
-    def _signals(self, prompt_ids: Sequence[str], counts: Forecast, look: Look) -> tuple[FloatArray, FloatArray]:
-        signals_P_S, evidence_P = super()._signals(prompt_ids, counts, look)
-        signals_P_S[:, self.silent] = 0
+    def _signals(
+        self, prompt_ids: Sequence[str], counts: Forecast, features: PromptFeatures
+    ) -> tuple[FloatArray, FloatArray]:
+        signals_P_S, evidence_P = super()._signals(prompt_ids, counts, features)
+        signals_P_S[:, self.removed] = 0
         return signals_P_S, evidence_P
 
 
-class Confidence:
-    """How sure the policy is of its next token, without the hidden states."""
+def confidence_only(environment: LanguageModelEnvironment) -> FeatureSource:
+    """The policy's confidence in its next token, without the hidden states."""
 
-    def __init__(self, world: LanguageModelWorld) -> None:
-        self.world = world
+    def features(prompt_ids: Sequence[str]) -> PromptFeatures:
+        return PromptFeatures(np.ones((len(prompt_ids), 1)), environment.hidden_states(prompt_ids).confidence_P_C)
 
-    def __call__(self, prompt_ids: Sequence[str]) -> Look:
-        """Of prompts as they are now."""
-        return Look(np.ones((len(prompt_ids), 1)), self.world.hidden_states(prompt_ids).confidence_P_C)
+    return features
 
 
-class FixedStrength(Concentration):
-    """Every belief as strong as four rollouts."""
+class FixedPseudoCount(Concentration):
+    """A pseudo-count of four rollouts for every belief."""
 
     def __init__(self) -> None:
         super().__init__(discount=1.0)
 
     def learn(self, *outcomes: object) -> None:
-        """Nothing: the record stays empty."""
+        """Learn nothing: the record stays empty."""
 
 
-def watch(
+def measure(
     regime: Regime,
     seed: int,
     steps: int,
-    watched: Callable[[LanguageModelWorld, float], Mapping[str, Beliefs]] = watchers,
+    compared: Callable[[LanguageModelEnvironment, float], Mapping[str, Candidate]] = all_beliefs,
 ) -> dict[str, FloatArray]:
     """Mean over the steps of each belief's four measures."""
-    world = LanguageModelWorld(regime, seed)
+    environment = LanguageModelEnvironment(regime, seed)
     half_life = HALF_LIVES[regime.name]
-    leader = OneRound(KnapsackAllocator(PosteriorBeliefs(half_life), expected_value, 0, MOST), POOL)
-    beliefs = watched(world, half_life)
-    budget = regime.groups * regime.num_generations
+    planner = OneRound(KnapsackAllocator(BetaBeliefs(half_life), expected_value, 0, MOST), POOL)
+    beliefs = compared(environment, half_life)
+    budget = regime.groups * regime.average
     found: dict[str, list[list[float]]] = {name: [] for name in beliefs}
     for step in range(steps):
-        candidates: list[str] = []
-        played = play(leader, Request(step, regime.groups, budget, _noting(world.take, candidates)), world.generate)
-        true_P = world.success_rates(candidates)
-        for name, belief in beliefs.items():
-            forecast = belief.forecast(candidates, step)
+        offered: list[str] = []
+        spec = StepSpec(step, regime.groups, budget, _recording(environment.take, offered))
+        batch = run_step(planner, spec, environment.generate).batch
+        true_P = environment.success_rates(offered)
+        for name, each in beliefs.items():
+            given = None if each.features is None else each.features(offered)
+            forecast = each.beliefs.forecast(offered, step, given)
             if step >= SKIPPED:
                 error = float(np.mean((forecast.success_rates_P - true_P) ** 2))
                 shares = [math.nan, math.nan]
@@ -143,19 +158,20 @@ def watch(
                         value_share(first(forecast, regime.groups), true_P[: regime.groups], budget, least=2),
                     ]
                 found[name].append([error, log_score(forecast, true_P), *shares])
-            belief.observe(played.batch.outcomes)
-        world.train(played.batch)
+            rows = np.array([offered.index(prompt_id) for prompt_id in batch.outcomes.prompt_ids])
+            each.beliefs.observe(replace(batch.outcomes, features=None if given is None else given.take(rows)))
+        environment.train(batch)
     return {name: np.nanmean(np.array(rows), axis=0) for name, rows in found.items()}
 
 
 def first(forecast: Forecast, count: int) -> Forecast:
-    """The forecast of the first so many candidates: the batch that a trainer without a pool would have had."""
-    parts = (forecast.success_rates_P, forecast.strength_P, forecast.seen_P, forecast.tokens_P)
+    """The forecast of the first ``count`` candidates: the batch of a trainer without a pool."""
+    parts = (forecast.success_rates_P, forecast.pseudo_count_P, forecast.seen_P, forecast.tokens_P)
     return Forecast(*(part[:count] for part in parts))
 
 
 def value_share(forecast: Forecast, true_P: FloatArray, budget: int, least: int) -> float:
-    """True value of the plan by the belief, as a share of that of the plan by the truth."""
+    """Value at true rates of the plan made with the belief, as a share of that of the plan made with true rates."""
     alpha_P, beta_P = np.maximum(forecast.alpha_P, 1e-3), np.maximum(forecast.beta_P, 1e-3)
     limits = same_limits(true_P.size, least, MOST)
     by_belief = solve(lambda rows, n: expected_knapsack_marginals(alpha_P[rows], beta_P[rows], n), budget, *limits)
@@ -175,13 +191,13 @@ def log_score(forecast: Forecast, true_P: FloatArray) -> float:
     return float(np.mean(density))
 
 
-def _noting(take: Callable[[int], tuple[str, ...]], taken: list[str]) -> Callable[[int], tuple[str, ...]]:
-    def noted(count: int) -> tuple[str, ...]:
+def _recording(take: Callable[[int], tuple[str, ...]], taken: list[str]) -> Callable[[int], tuple[str, ...]]:
+    def recorded(count: int) -> tuple[str, ...]:
         ids = take(count)
         taken.extend(ids)
         return ids
 
-    return noted
+    return recorded
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -189,30 +205,36 @@ def main(words: Sequence[str] | None = None) -> None:
     import torch
 
     torch.set_num_threads(1)
-    parser = argparse.ArgumentParser(description="How far beliefs are from the truth.")
+    parser = argparse.ArgumentParser(description="Errors of beliefs against exact success rates.")
     parser.add_argument("--regimes", default="skills,keys,tail")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=None, help="of each run; the regime's own by default")
-    parser.add_argument("--ablation", action="store_true", help="take each ingredient away in turn")
+    parser.add_argument("--steps", type=int, default=None, help="of each run; by default those of the regime")
+    parser.add_argument("--ablation", action="store_true", help="remove each ingredient in turn")
     given = parser.parse_args(words)
-    watched = ablations if given.ablation else watchers
+    compared = ablations if given.ablation else all_beliefs
     for name in given.regimes.split(","):
         regime = REGIMES[name]()
         seeds = range(given.first_seed, given.first_seed + given.seeds)
-        runs = [watch(regime, seed, given.steps or regime.steps, watched) for seed in seeds]
+        runs = [measure(regime, seed, given.steps or regime.steps, compared) for seed in seeds]
         print(f"\n{name}, seeds {seeds.start} to {seeds.stop - 1}\n")
         print("| belief | squared error | of the paper's | log score | value of its plan, pool | no pool |")
         print("|---|---|---|---|---|---|")
         for belief in runs[0]:
             error, score, pooled, single = np.array([run[belief] for run in runs]).T
             of_paper = error / np.array([run["paper"][0] for run in runs])
-            figures = (told(error, 4), told(of_paper, 2), told(score, 1), told(pooled, 2), told(single, 2))
+            figures = (
+                interval(error, 4),
+                interval(of_paper, 2),
+                interval(score, 1),
+                interval(pooled, 2),
+                interval(single, 2),
+            )
             print(f"| {belief} | {' | '.join(figures)} |", flush=True)
 
 
-def told(values: FloatArray, digits: int) -> str:
-    """A mean with its 95 % interval, which one seed does not have."""
+def interval(values: FloatArray, digits: int) -> str:
+    """A mean with its 95 % interval, without one for one seed."""
     found = estimate(values)
     within = "" if math.isnan(found.half) else f" ± {found.half:.{digits}f}"
     return f"{found.mean:.{digits}f}{within}".replace("-", "\u2212")

@@ -1,9 +1,9 @@
 """The laboratory: ``python -m benchmarks.lab`` runs rules on language models and writes tables into docs/lab.md.
 
-Without options a short comparison, which goes between the page's marks ``short``; with ``--full`` the one that counts,
-which goes between the marks ``full`` and whose rows are kept in benchmarks/results/lab.parquet; with ``--rivals``
-all published rules, between the marks ``rivals`` and in lab-rivals.parquet. The rest of the page is kept. Finished
-cells are kept too, so that a run which was stopped goes on; a page to look around in lies beside them.
+Without options a short comparison, between the page's marks ``short``; with ``--full`` the full one, between the marks
+``full``, with rows in benchmarks/results/lab.parquet; with ``--published`` all published rules, between the marks
+``published``, with rows in lab-published.parquet. The rest of the page is kept. Finished trials are kept too, so that a
+stopped run continues, and an interactive page is written beside them.
 """
 
 from __future__ import annotations
@@ -18,77 +18,85 @@ from rich.console import Console
 
 from benchmarks.arena import ROOT, splice
 from benchmarks.lab_tables import generated
-from knapsack_rl.compare.match import play_match
-from knapsack_rl.compare.page import write_comparison
-from knapsack_rl.compare.results import write_results
+from knapsack_arena.compare.experiment import Experiment, run_experiment
+from knapsack_arena.compare.page import write_comparison
+from knapsack_arena.compare.results import Results, write_results
+from knapsack_arena.compare.workers import make_backend
+from knapsack_arena.lab.experiment import build_base_models, lab_experiment
+from knapsack_arena.lab.regimes import REGIMES
+from knapsack_arena.lab.tables import print_tables
 from knapsack_rl.files import replacing
-from knapsack_rl.lab.match import LabMatch
-from knapsack_rl.lab.regimes import REGIMES
-from knapsack_rl.lab.results import LabResults
-from knapsack_rl.lab.tables import print_tables
 
 RESULTS: Final = ROOT / "benchmarks" / "results"
-# Seeds below are for tuning: what is reported was never looked at while a rule was made.
+# Seeds below are for tuning; reported seeds were not used while rules were developed.
 FIRST_SEED: Final = 10
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is run.
+    """Size of a run.
 
     Attributes:
-        mark: between which marks of the page the tables go.
+        mark: name of the page's marks between which the tables are written.
         rules, regimes: names.
-        seeds: how many.
-        steps: of an equal division; by default what each regime says.
+        runs: seeds, from `FIRST_SEED`.
+        steps: steps under equal division; by default those of each regime.
         kept: file of the rows, if they are committed.
     """
 
     mark: str
     rules: tuple[str, ...]
     regimes: tuple[str, ...] = tuple(REGIMES)
-    seeds: int = 5
+    runs: int = 5
     steps: int | None = None
     kept: str | None = None
 
     @property
-    def match(self) -> LabMatch:
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds."""
+        return tuple(range(FIRST_SEED, FIRST_SEED + self.runs))
+
+    @property
+    def experiment(self) -> Experiment:
         """The comparison."""
-        return LabMatch(self.rules, self.regimes, tuple(range(FIRST_SEED, FIRST_SEED + self.seeds)), self.steps)
+        return lab_experiment(self.rules, self.regimes, self.seeds, self.steps)
 
 
 # `calibrated-pool@prompt` is the default of the TRL adapter.
-BEST: Final = ("uniform", "knapsack-rl", "calibrated-pool@prompt", "oracle-pool")
-SHORT: Final = Size("short", BEST, seeds=2, steps=100)
+BEST: Final = ("uniform", "paper", "calibrated-pool@prompt", "oracle-pool")
+SHORT: Final = Size("short", BEST, runs=2, steps=100)
 FULL: Final = Size("full", BEST, kept="lab.parquet")
-# Every published rule of the arena, as its paper has it; the first also with the loss that ours uses.
-PUBLISHED: Final = (
-    "knapsack-rl", "knapsack-rl@prompt", "knapsack-rl-released", "coba-rl", "coba-rl-released", "vip-rloo",
+# Every published rule, with its paper's loss; the first also with the loss of our rule.
+PUBLISHED_RULES: Final = (
+    "paper", "paper@prompt", "paper-released", "coba-rl", "coba-rl-released", "vip-rloo",
     "vip-dr-grpo", "cero", "rollout-gdro", "gvm", "cures", "e3", "sgpo", "dapo", "greso", "mopps", "speed-rl",
     "pilot-commit", "reinforce-ada-balanced", "reinforce-ada-positive", "ar3po", "hora",
 )  # fmt: skip
-RIVALS: Final = Size(
-    "rivals",
-    ("uniform", "calibrated-pool@prompt", *PUBLISHED),
+PUBLISHED: Final = Size(
+    "published",
+    ("uniform", "calibrated-pool@prompt", *PUBLISHED_RULES),
     regimes=("skills", "keys"),
-    kept="lab-rivals.parquet",
+    kept="lab-published.parquet",
 )
 
 
-def play(size: Size, out: Path, workers: int, console: Console) -> tuple[LabResults, int]:
-    """Run what is not finished; the results, and how many cells failed."""
-    match = size.match
-    match.build_base_models(console.print)
-    results, failures = play_match(match, out, workers, console)
-    assert isinstance(results, LabResults)
+def run(size: Size, out: Path, workers: int, console: Console) -> tuple[Results, int]:
+    """Run the trials that are not finished.
+
+    Returns:
+        The results, and the number of failed trials.
+    """
+    experiment = size.experiment
+    build_base_models(experiment, console.print)
+    results, failures = run_experiment(experiment, out, make_backend(workers), console)
     write_results(results, out / "results.parquet")
-    write_comparison(results, match, failures, out / "report.html")
+    write_comparison(results, experiment, failures, out / "report.html")
     return results, len(failures)
 
 
-def write(results: LabResults, size: Size, page: Path) -> None:
-    """The part of the page that belongs to this size."""
-    text = splice(page.read_text(encoding="utf-8"), generated(results, size.match), *marks(size))
+def write(results: Results, size: Size, page: Path) -> None:
+    """Write the part of the page that belongs to this size."""
+    text = splice(page.read_text(encoding="utf-8"), generated(results, size.experiment), *marks(size))
     with replacing(page) as file:
         file.write(text.encode())
 
@@ -101,18 +109,16 @@ def marks(size: Size) -> tuple[str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lab", description=__doc__)
     sizes = parser.add_mutually_exclusive_group()
-    help_full, help_rivals = "the comparison that counts: 40 minutes on two cores", "the published rules: as long"
+    help_full, help_published = "the full comparison: 40 minutes on two cores", "the published rules: as long"
     sizes.add_argument("--full", dest="size", action="store_const", const=FULL, default=SHORT, help=help_full)
-    sizes.add_argument("--rivals", dest="size", action="store_const", const=RIVALS, help=help_rivals)
+    sizes.add_argument("--published", dest="size", action="store_const", const=PUBLISHED, help=help_published)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes at a time")
-    parser.add_argument("--out", type=Path, default=ROOT / "build" / "lab", help="folder of the finished cells")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "lab.md", help="whose tables to write")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "lab", help="folder of the finished trials")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "lab.md", help="page whose tables are written")
     options = parser.parse_args()
     size, console = options.size, Console()
-    splice(
-        options.page.read_text(encoding="utf-8"), "", *marks(size)
-    )  # a page that cannot be written is better known now
-    results, failed = play(size, options.out, options.workers, console)
+    splice(options.page.read_text(encoding="utf-8"), "", *marks(size))  # fails now if the page cannot be written
+    results, failed = run(size, options.out, options.workers, console)
     print_tables(results, console)
     write(results, size, options.page)
     if size.kept:

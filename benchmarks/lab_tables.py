@@ -6,55 +6,55 @@ import numpy as np
 
 from benchmarks.arena_tables import ahead, table
 from benchmarks.measure import machine
-from knapsack_rl.compare.cells import BASELINE
-from knapsack_rl.compare.ranking import Estimate, estimate
-from knapsack_rl.lab.match import LabMatch
-from knapsack_rl.lab.results import LabResults
-from knapsack_rl.lab.tables import COLUMNS, EVERYWHERE, figures, leads
+from knapsack_arena.compare.experiment import Experiment
+from knapsack_arena.compare.ranking import Estimate, estimate
+from knapsack_arena.compare.results import Results
+from knapsack_arena.compare.trials import BASELINE
+from knapsack_arena.lab.tables import COLUMNS, EVERYWHERE, figures, leads, rollouts_to_uniform
 from knapsack_rl.notation import FloatArray
 
 IN_POINTS = ("area", "end", "harder half", "ever solved")
 BELIEFS = {"belief_error": "squared error of the drawn", "brier": "Brier score", "log_score": "log score"}
-SHARES = {"mixed_prompts": "prompts mixed", "dead_rollouts": "rollouts dead", "overhead": "time in the rule",
-          "prefill": "of it prefill"}  # fmt: skip
+SHARES = {"mixed_prompts": "prompts mixed", "zero_gradient_rollouts": "zero-gradient rollouts",
+          "overhead": "time in the rule", "prefill": "of it prefill"}  # fmt: skip
 
 
-def generated(results: LabResults, match: LabMatch) -> str:
+def generated(results: Results, experiment: Experiment) -> str:
     """The generated part of the page."""
     seeds = f"{len(results.seeds)} seeds ({results.seeds[0]} to {results.seeds[-1]})"
-    settings = "; ".join(f"*{name}*: {sizes}" for name, sizes in match.settings().items())
+    settings = "; ".join(f"*{name}*: {sizes}" for name, sizes in experiment.described.items())
     parts = [
         f"{settings}. {seeds}. {machine()}.",
         f"### Rollouts until uniform's end\n\n{saved(results)}",
     ]
-    if results.oracle in results.rules:
+    if results.scoring.oracle in results.rules:
         parts.append(f"### Share of the oracle's lead\n\n{lead(results)}")
     for regime in results.presets:
         parts += [f"### {regime}", reached(results, regime), beliefs_and_costs(results, regime)]
     return "\n\n".join(parts)
 
 
-def saved(results: LabResults) -> str:
-    """When each rule stood where uniform ends, as a share of uniform's rollouts, and in how many runs it did."""
-    shares, known = results.rollouts_to_uniform, ~np.isnan(results.share_to_uniform)
-    runs = ~np.isnan(results.end(results.measure))
+def saved(results: Results) -> str:
+    """Share of uniform's rollouts after which each rule reaches uniform's end, and the number of runs that reach it."""
+    shares, known = rollouts_to_uniform(results), ~np.isnan(results.share_to_uniform)
+    runs = ~np.isnan(results.end(results.scoring.measure))
 
     def row(r: int) -> list[str]:
         cells = [_share(estimate(each)) for each in (shares[r].mean(axis=0), *shares[r])]
         return [f"`{results.rules[r]}`", *cells, f"{known[r].sum()} of {runs[r].sum()}"]
 
     order = np.argsort(shares.mean(axis=(1, 2)), kind="stable")
-    return table(("rule", EVERYWHERE, *results.presets, "runs there"), (row(int(r)) for r in order))
+    return table(("rule", EVERYWHERE, *results.presets, "runs that reach it"), (row(int(r)) for r in order))
 
 
-def lead(results: LabResults) -> str:
+def lead(results: Results) -> str:
     """How much of the oracle's lead over uniform each rule has, by area."""
     rows = [[f"`{rule}`", *(_share(share) for share in shares)] for rule, shares in leads(results)]
     return table(("rule", *results.presets, EVERYWHERE), rows)
 
 
-def reached(results: LabResults, regime: str) -> str:
-    """What each rule reached: points ahead of uniform where the heading is one of success, else levels."""
+def reached(results: Results, regime: str) -> str:
+    """Measures of each rule: points ahead of uniform for success rates, else levels."""
     rows = []
     for rule, row in figures(results, regime):
         cells = []
@@ -69,8 +69,8 @@ def reached(results: LabResults, regime: str) -> str:
     return table(("rule", *(column.title for column in COLUMNS)), rows)
 
 
-def beliefs_and_costs(results: LabResults, regime: str) -> str:
-    """How good the beliefs were, and what a step was spent on: means over the run and over seeds."""
+def beliefs_and_costs(results: Results, regime: str) -> str:
+    """Scores of beliefs, and shares of rollouts and time: means over the run and over seeds."""
     p = results.presets.index(regime)
 
     def mean(name: str, r: int) -> float:
@@ -91,7 +91,7 @@ def beliefs_and_costs(results: LabResults, regime: str) -> str:
     return table(heads, (row(r) for r in range(len(results.rules))))
 
 
-def _last(results: LabResults, name: str, r: int, p: int) -> float:
+def _last(results: Results, name: str, r: int, p: int) -> float:
     found: FloatArray = results.end(name)[r, p] if name in results.curves else np.array([np.nan])
     return estimate(found).mean
 

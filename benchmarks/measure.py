@@ -1,4 +1,4 @@
-"""Clocks, memory, and the table."""
+"""Measure time and memory, and format the table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a claim if it has a target, otherwise context."""
+    """One line of the table: a figure with a target, or without one for context."""
 
     what: str
     measured: float
@@ -37,14 +37,14 @@ class Row:
 
     @property
     def margin(self) -> str:
-        """How many times better than the target."""
+        """Ratio by which the target is met."""
         if self.most:
             return f"{self.most / self.measured:.1f}x"
         return f"{self.measured / self.least:.1f}x" if self.least is not None else ""
 
     @property
     def target(self) -> str:
-        """What was promised."""
+        """The target, as text."""
         if self.most is not None:
             return f"<= {self.most:g} {self.unit}"
         return f">= {self.least:g} {self.unit}" if self.least is not None else ""
@@ -58,7 +58,7 @@ class Row:
 def seconds(
     function: Callable[[], object], repeats: int, clock: Callable[[], float] = time.perf_counter
 ) -> list[float]:
-    """Seconds of each of some calls, by the wall clock unless told otherwise."""
+    """Seconds of each of ``repeats`` calls, by the wall clock or by ``clock``."""
     times = []
     for _ in range(repeats):
         began = clock()
@@ -68,7 +68,7 @@ def seconds(
 
 
 def peak_megabytes() -> float:
-    """The most memory this process has held."""
+    """Peak resident memory of this process, in MiB."""
     status = Path("/proc/self/status")
     if status.exists():  # getrusage also counts the parent's memory at the time of the fork
         line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM"))
@@ -78,7 +78,7 @@ def peak_megabytes() -> float:
 
 
 def elsewhere(*words: object) -> dict[str, float]:
-    """A subject's answer, from a process of its own."""
+    """Figures of a subject of `benchmarks.subjects`, measured in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.subjects", *map(str, words)]
     answer = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
     found: dict[str, float] = json.loads(answer.stdout)

@@ -1,8 +1,8 @@
-"""What this library takes of a step on a model of useful size: planning, beliefs, and the prefill of the candidates.
+"""The library's share of a step on a model of useful size: planning, beliefs, and the prefill of the candidates.
 
-A few steps of the TRL trainer with its default configuration, SmolLM2-135M on prompts of `reasoning-gym`, every answer
-as long as told. The share is read off the run's own trace. That of the prefill falls with the length of answers, and
-rises with the speed of the engine that generates them; planning takes milliseconds whatever the model.
+A few steps of the TRL trainer with its default configuration, SmolLM2-135M on prompts of `reasoning-gym`, all answers
+of a fixed length. Shares are read from the run's trace. The share of the prefill falls with the length of answers, and
+rises with the speed of generation; planning takes milliseconds, independent of the model.
 
     python -m benchmarks.overhead [--tokens 64,256] [--steps 4] [--prompts 4]
 """
@@ -25,7 +25,7 @@ GENERATIONS = 8
 
 
 def shares(tokens: int, steps: int, prompts: int) -> tuple[FloatArray, FloatArray, int]:
-    """Share of each step but the first in the library, and in planning alone; and the mean length of prompts."""
+    """Share of each step but the first spent in the library, and in planning alone; and the mean prompt length."""
     from knapsack_rl.tasks.models import model_path
     from knapsack_rl.tasks.prompts import as_chat, load_prompts
     from knapsack_rl.trl import KnapsackGRPOConfig, KnapsackGRPOTrainer
@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", default="64,256", help="lengths of answers")
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--prompts", type=int, default=4, help="that a step of equal groups trains on")
+    parser.add_argument("--prompts", type=int, default=4, help="prompts per step under equal division")
     given = parser.parse_args()
     print(f"{machine()}\n\n| tokens of an answer | of a prompt | in the library | planning alone |")
     print("|---|---|---|---|")

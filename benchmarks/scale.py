@@ -1,4 +1,4 @@
-"""What large runs cost: ``python -m benchmarks.scale [--quick]`` measures and simulates what docs/scale.md says.
+"""Costs of large runs: ``python -m benchmarks.scale [--quick]`` measures and simulates the tables of docs/scale.md.
 
 Wall-clock times are this machine's; simulated figures are the same everywhere, because everything is seeded.
 """
@@ -21,17 +21,16 @@ from benchmarks.measure import Row, machine, peak_megabytes, table
 from benchmarks.subjects import met
 from knapsack_rl.notation import FloatArray
 from knapsack_rl.outcomes import Outcomes
-from knapsack_rl.rollouts import deal
-from knapsack_rl.workers import WorkerSpeeds
+from knapsack_rl.rollouts import WorkerSpeeds, deal
 
 # Prompts, workers and slots of the simulated clusters.
 CLUSTERS = ((256, 16, 8), (256, 16, 32), (1024, 64, 16), (8192, 1000, 8))
 LEARNING_STEPS = 20
-STEPS = 6  # generated after each deal: a single step's time hangs on its longest answer
+STEPS = 6  # generated after each deal: the time of one step depends on its longest answer
 
 
 def large_step(known: int, prompts: int, workers: int) -> dict[str, float]:
-    """One step of many prompts on a store of very many: plan, deal, learn, save. In a process of its own."""
+    """Plan, deal, learn and save one step of ``prompts`` on a store of ``known`` prompts, in a process of its own."""
     allocator, _ = met(known, 2)
     random = np.random.default_rng(0)
     ids = tuple(f"prompt-{i:08d}" for i in random.choice(known, prompts, replace=False))
@@ -58,7 +57,7 @@ def large_step(known: int, prompts: int, workers: int) -> dict[str, float]:
 
 
 def costs(quick: bool) -> Iterator[Row]:
-    """Wall-clock seconds of our part of a step."""
+    """Wall-clock seconds that the library takes of a step."""
     for known, prompts in ((100_000, 1024), (1_000_000, 65_536), (10_000_000, 65_536))[: 1 if quick else 3]:
         command = [sys.executable, "-m", "benchmarks.scale", "--step", str(known), str(prompts), "1000"]
         answer = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
@@ -72,7 +71,7 @@ def costs(quick: bool) -> Iterator[Row]:
 
 
 def makespans(seeds: int, clusters: Sequence[tuple[int, int, int]]) -> Iterator[Row]:
-    """Uneven groups against uniform ones, and ways of dealing them."""
+    """Time of uneven groups over that of uniform ones, by way of dealing."""
     for prompts, workers, slots in clusters:
         times: dict[tuple[str, str], list[float]] = {}
         queued: dict[str, list[float]] = {"uniform": [], "uneven": []}
@@ -87,7 +86,7 @@ def makespans(seeds: int, clusters: Sequence[tuple[int, int, int]]) -> Iterator[
                     ends = [float(generate(dealt, step, slots)[0].max()) for step in steps]
                     times.setdefault((plan, name), []).append(sum(ends))
             for plan, found in queued.items():
-                # One worker with the slots of all: who is free takes the next job, and luck does not add up.
+                # One worker with the slots of all: a free slot takes the next job, and no worker is left idle.
                 dealt = deal(batch.plans[plan], 1, batch.expected_P, seed)
                 found.append(sum(float(generate(dealt, step, workers * slots)[0].max()) for step in steps))
         time_of = {key: np.array(found) for key, found in times.items()}
@@ -109,7 +108,7 @@ def makespans(seeds: int, clusters: Sequence[tuple[int, int, int]]) -> Iterator[
 
 
 def unknown_speeds(seeds: int, clusters: Sequence[tuple[int, int, int]]) -> Iterator[Row]:
-    """Workers of very different speed: what learning the speeds costs against knowing them."""
+    """Workers of very different speed: time with learned speeds over time with known ones."""
     for prompts, workers, slots in clusters:
         ratios = np.array([_run_of_steps(prompts, workers, slots, seed) for seed in range(seeds)])
         yield _ratio(f"{prompts:,} x 8 on {workers:,} of {slots}: speeds learned / known", ratios[:, 0], most=1.1)
@@ -118,13 +117,13 @@ def unknown_speeds(seeds: int, clusters: Sequence[tuple[int, int, int]]) -> Iter
 
 
 def _run_of_steps(prompts: int, workers: int, slots: int, seed: int) -> tuple[float, float, float]:
-    """Time of a run under learned speeds and under none, over its time under the true ones."""
+    """Time of a run with learned speeds, and with equal ones, over its time with the true ones."""
     random = np.random.default_rng([2, seed])
     truth = np.exp(random.uniform(0, np.log(8), workers))
     batch, learned = make_batch(prompts, seed), WorkerSpeeds(workers)
     times = np.zeros((3, LEARNING_STEPS))
     for step in range(LEARNING_STEPS):
-        # Who shares a machine is slower today; the answers of every step are others.
+        # Speeds vary from step to step, as on shared machines; every step has other answers.
         today = truth * random.lognormal(-0.005, 0.1, workers)
         fresh = batch.again(step)
         for row, speeds in enumerate((truth, learned.optimistic(), np.ones(workers))):
@@ -138,7 +137,7 @@ def _run_of_steps(prompts: int, workers: int, slots: int, seed: int) -> tuple[fl
 
 
 def _ratio(what: str, ratios: FloatArray, most: float | None = None) -> Row:
-    """The median over seeds, and its 95 % interval by the bootstrap."""
+    """The median over seeds with its 95 % bootstrap interval."""
     drawn = np.random.default_rng(0).choice(ratios, (2000, ratios.size))
     low, high = np.quantile(np.median(drawn, axis=1), (0.025, 0.975))
     return Row(what, float(np.median(ratios)), "times", most=most, note=f"{low:.3f} to {high:.3f}")
@@ -146,7 +145,7 @@ def _ratio(what: str, ratios: FloatArray, most: float | None = None) -> Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few seeds, small sizes")
+    parser.add_argument("--quick", action="store_true", help="measure few seeds and small sizes")
     parser.add_argument("--step", nargs=3, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.step:

@@ -1,7 +1,7 @@
-"""How the simulator was validated: ``python -m benchmarks.simulator`` prints the tables of docs/simulator.md.
+"""Validation of the simulator: ``python -m benchmarks.simulator`` prints the tables of docs/simulator.md.
 
-Everything is seeded: all figures but the clocked ones are the same everywhere. ``--quick`` takes one seed a figure;
-``--picture PATH`` also draws the differences of the transition matrices (needs matplotlib).
+Everything is seeded: all figures except processor times are the same on every machine. ``--quick`` takes
+one seed a figure; ``--picture PATH`` also draws the differences of the transition matrices (needs matplotlib).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 
 from benchmarks.measure import machine
 from benchmarks.transitions import GROUPS, GRPO, KNAPSACK, PROMPTS, TRIES, Run, agreement, distance, simulate
-from knapsack_rl.allocator import make_allocator
-from knapsack_rl.entrants import Setting, make_strategy
+from knapsack_arena.registry import RuleContext, make_strategy
+from knapsack_arena.simulator import PRESETS, LearnerSettings, Simulation
+from knapsack_arena.strategies import Batch, RolloutRequest, StepSpec, run_step
+from knapsack_rl.config import AllocationConfig
 from knapsack_rl.metrics import STATUSES, status
 from knapsack_rl.notation import FloatArray, IntArray
-from knapsack_rl.simulator import PRESETS, LearnerSettings, Simulation
-from knapsack_rl.strategy import Batch, Draw, Request, play
 
 EACH = 8
 # One batch of 256 prompts x 8, planned on 16 rollouts of each: share of rollouts in mixed groups under uniform and
@@ -33,21 +33,21 @@ KNOWN: Mapping[str, tuple[float, ...]] = {
 }
 USUAL = LearnerSettings()
 LEARNERS = {
-    "as it is": USUAL,
-    "the loss weighs prompts alike": replace(USUAL, weighting="prompt"),
-    "steps as long as the gradient (sgd)": replace(USUAL, optimizer="sgd"),
+    "default": USUAL,
+    "prompts weigh the same in the loss": replace(USUAL, weighting="prompt"),
+    "steps proportional to the gradient (sgd)": replace(USUAL, optimizer="sgd"),
     "advantages not scaled": replace(USUAL, scale_advantages=False),
-    "learns more by rote": replace(USUAL, own_rate=3.0, shared_rate=0.001),
-    "learns nothing by rote": replace(USUAL, own_rate=0.0),
+    "larger own gains": replace(USUAL, own_rate=3.0, shared_rate=0.001),
+    "no own gains": replace(USUAL, own_rate=0.0),
 }
-# What the settings were chosen among, one at a time.
+# Alternatives to the default settings, one at a time.
 AROUND: Mapping[str, tuple[float, ...]] = {
     "own_rate": (0.0, 0.2, 1.0, 2.0, 4.0),
     "shared_rate": (0.001, 0.003),
     "forgetting": (100.0, float("inf")),
     "noise": (0.0, 0.06),
 }
-RULES = ("uniform", "knapsack-rl", "posterior", "oracle")
+RULES = ("uniform", "paper", "beta", "oracle")
 
 
 def one_step(preset: str, batches: int) -> FloatArray:
@@ -58,10 +58,10 @@ def one_step(preset: str, batches: int) -> FloatArray:
 def _one_batch(preset: str, seed: int) -> tuple[float, ...]:
     simulation = Simulation(PRESETS[preset](GROUPS, seed), seed=seed)
     ids, rates_P = simulation.prompt_ids, simulation.success_rates()
-    published = make_allocator("paper")
-    published.observe(simulation.generate(Draw(ids, np.full(GROUPS, TRIES))))
-    oracle = make_strategy("oracle", Setting(truth=simulation.success_rates))
-    known = play(oracle, Request(0, GROUPS, GROUPS * EACH, lambda k: ids[:k]), simulation.generate)
+    published = AllocationConfig(rule="paper").make_allocator()
+    published.observe(simulation.generate(RolloutRequest(ids, np.full(GROUPS, TRIES))))
+    oracle = make_strategy("oracle", RuleContext(truth=simulation.success_rates))
+    known = run_step(oracle, StepSpec(0, GROUPS, GROUPS * EACH, lambda k: ids[:k]), simulation.generate)
     uniform = mixed_shares(rates_P, np.full(GROUPS, EACH))
     planned = mixed_shares(rates_P, published.plan(ids, GROUPS * EACH, 1).counts_P)
     best = mixed_shares(rates_P, known.batch.outcomes.counts_P)
@@ -94,10 +94,10 @@ def rises(batches: int) -> Iterable[Sequence[object]]:
 
 
 def whole_runs(seeds: int) -> Iterable[Sequence[object]]:
-    """Shares after the first pass, in which nothing is known yet, and where the run ends."""
+    """Shares after the first pass, in which no prompt was seen before, and success rates at the end."""
     first_pass = PROMPTS // GROUPS + 1
     for preset in PRESETS:
-        for rule in ("uniform", "knapsack-rl"):
+        for rule in ("uniform", "paper"):
             runs = [simulate(rule, preset, each=EACH, seed=seed) for seed in range(seeds)]
             cells = [
                 np.mean([run.rollouts[first_pass:] for run in runs]),
@@ -110,7 +110,7 @@ def whole_runs(seeds: int) -> Iterable[Sequence[object]]:
 
 
 def learners(seeds: int) -> Iterable[Sequence[object]]:
-    """Mean success rate after a run, on trained and on held-out prompts: uniform's, and what others add to it."""
+    """Mean success rate after a run, on trained and on held-out prompts: uniform's, and differences of the others."""
     for name, settings in LEARNERS.items():
         ends = [[(run.after_P.mean(), run.held_out) for run in _runs(rule, EACH, seeds, settings)] for rule in RULES]
         means = np.mean(ends, axis=1)
@@ -119,12 +119,12 @@ def learners(seeds: int) -> Iterable[Sequence[object]]:
 
 
 def fits() -> Iterable[Sequence[object]]:
-    """How far uniform runs are from GRPO's printed matrix when one setting is changed; one seed."""
+    """Distance of uniform runs from GRPO's printed matrix when one setting is changed; one seed."""
     for field, values in AROUND.items():
         for value in (*values, getattr(USUAL, field)):
             run = simulate("uniform", each=TRIES, settings=replace(USUAL, **{field: value}))
             ends = f"{run.after_P.mean():.3f}", f"{run.held_out:.3f}"
-            yield field, f"{value:g}", f"{distance(run.fresh(), GRPO):.1f}", *ends
+            yield field, f"{value:g}", f"{distance(run.by_new_rollouts(), GRPO):.1f}", *ends
 
 
 def _runs(rule: str, each: int, seeds: int, settings: LearnerSettings | None = None) -> list[Run]:
@@ -133,16 +133,16 @@ def _runs(rule: str, each: int, seeds: int, settings: LearnerSettings | None = N
 
 def matrices(seeds: int) -> dict[str, FloatArray]:
     """The mean matrices of uniform and published runs, by new rollouts and by the runs' own."""
-    uniform, published = _runs("uniform", TRIES, seeds), _runs("knapsack-rl", TRIES, seeds)
+    uniform, published = _runs("uniform", TRIES, seeds), _runs("paper", TRIES, seeds)
     stuck = [run.ever_solved_P[run.after_P < 0.5 / TRIES].mean() for run in published]
     print(f"\nOf prompts that end below 1/{2 * TRIES}, the published rule's run had solved {np.mean(stuck):.0%} once.")
     ends = [np.mean([run.after_P.mean() for run in runs]) for runs in (uniform, published)]
     print(f"At {TRIES} rollouts a prompt the mean p ends at {ends[0]:.3f} (uniform) and {ends[1]:.3f} (published).")
     return {
-        "uniform, new rollouts": np.mean([run.fresh() for run in uniform], axis=0),
-        "published, new rollouts": np.mean([run.fresh() for run in published], axis=0),
-        "uniform, own rollouts": np.mean([run.as_run() for run in uniform], axis=0),
-        "published, own rollouts": np.mean([run.as_run() for run in published], axis=0),
+        "uniform, new rollouts": np.mean([run.by_new_rollouts() for run in uniform], axis=0),
+        "published, new rollouts": np.mean([run.by_new_rollouts() for run in published], axis=0),
+        "uniform, own rollouts": np.mean([run.by_own_rollouts() for run in uniform], axis=0),
+        "published, own rollouts": np.mean([run.by_own_rollouts() for run in published], axis=0),
     }
 
 
@@ -168,12 +168,12 @@ def cost(steps: int = 300) -> float:
     counts = np.full(GROUPS, EACH)
     began = process_time()
     for _ in range(steps):
-        simulation.train(Batch(simulation.generate(Draw(simulation.take(GROUPS), counts))))
+        simulation.train(Batch(simulation.generate(RolloutRequest(simulation.take(GROUPS), counts))))
     return (process_time() - began) / steps * 1e3
 
 
 def draw(found: Mapping[str, FloatArray], path: Path) -> None:
-    """What the published rule changes in each cell, printed and simulated, side by side."""
+    """Draw the change of each cell by the published rule, printed and simulated, side by side."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -201,7 +201,7 @@ def draw(found: Mapping[str, FloatArray], path: Path) -> None:
 
 
 def show(title: str, columns: str, rows: Iterable[Sequence[object]]) -> None:
-    """A Markdown table, line by line as the rows come."""
+    """Print a Markdown table, line by line."""
     heads = columns.split(", ")
     print(f"\n{title}\n\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for row in rows:
@@ -211,7 +211,7 @@ def show(title: str, columns: str, rows: Iterable[Sequence[object]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.simulator", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one seed a figure")
-    parser.add_argument("--picture", type=Path, help="where to draw the matrices' differences (SVG)")
+    parser.add_argument("--picture", type=Path, help="write a picture of the matrices' differences (SVG)")
     options = parser.parse_args()
     seeds = 1 if options.quick else 3
     by_status = ", ".join(STATUSES)

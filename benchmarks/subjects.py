@@ -1,4 +1,4 @@
-"""What is measured in a process of its own, so that its memory is its own: ``python -m benchmarks.subjects NAME ...``.
+"""Subjects measured in processes of their own, for their peak memory: ``python -m benchmarks.subjects NAME ...``.
 
 Each subject prints one JSON object.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import peak_megabytes, seconds
-from knapsack_rl.allocator import KnapsackAllocator, make_allocator
+from knapsack_rl.allocator import KnapsackAllocator
 from knapsack_rl.outcomes import Outcomes
 
 CHUNK = 100_000
@@ -29,7 +29,7 @@ def outcomes_of(prompt_ids: tuple[str, ...], rollouts: int, step: int, seed: int
 
 def met(prompts: int, rollouts: int) -> tuple[KnapsackAllocator, float]:
     """An allocator that has seen every prompt once, and the seconds that took; never all ids at once."""
-    allocator, spent = make_allocator(), 0.0
+    allocator, spent = KnapsackAllocator(), 0.0
     for start in range(0, prompts, CHUNK):
         outcomes = outcomes_of(names(start, min(start + CHUNK, prompts)), rollouts, 0, start)
         began = time.perf_counter()
@@ -51,7 +51,7 @@ def large_plan(prompts: int, budget: int, repeats: int) -> dict[str, float]:
 
 
 def step(prompts: int, repeats: int) -> dict[str, float]:
-    """A step of the paper's size on a store of many prompts: plan for 256 x 8, then learn from what came back."""
+    """Plan 256 x 8 rollouts on a store of many prompts, then learn from their outcomes; seconds of a step."""
     allocator, _ = met(prompts, 2)
     rng = np.random.default_rng(0)
     times = []
@@ -77,7 +77,7 @@ def keep(prompts: int, file: str) -> dict[str, float]:
 
 
 def fetch(file: str) -> dict[str, float]:
-    allocator = make_allocator()
+    allocator = KnapsackAllocator()
     began = time.perf_counter()
     allocator.load(Path(file))
     return {"load": time.perf_counter() - began, "peak": peak_megabytes()}

@@ -1,4 +1,4 @@
-"""What CoBA-RL's paper prints of two runs, and simulated runs that are measured in two ways.
+"""Transition matrices printed in CoBA-RL's paper, and simulated runs measured in two ways.
 
 Printed: arXiv 2602.03048 v3, transition matrices of Qwen2.5-7B-Instruct, in percent of a row: status before training
 (row) to status after it (column), 256 prompts x 16 rollouts a step on DAPO-Math-17k, about 1,000 steps.
@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from knapsack_rl.entrants import Setting, make_strategy
+from knapsack_arena.registry import RuleContext, make_strategy
+from knapsack_arena.simulator import PRESETS, LearnerSettings, Simulation
+from knapsack_arena.strategies import StepResult, StepSpec, run_step
 from knapsack_rl.metrics import transition_matrix
 from knapsack_rl.notation import FloatArray
-from knapsack_rl.simulator import PRESETS, LearnerSettings, Simulation
-from knapsack_rl.strategy import Played, Request, play
 
 GRPO = np.array(
     [
@@ -34,14 +34,14 @@ KNAPSACK = np.array(
         [0.3, 0.0, 3.0, 2.6, 94.1],
     ]
 )
-# Smaller differences than this, in points, are not held against anybody.
+# Smaller differences than this, in points, are not compared.
 DECIDED = 2.0
 PROMPTS, GROUPS, STEPS, TRIES = 17_000, 256, 1_000, 16
 
 
 @dataclass
 class Run:
-    """A simulated run: true rates before and after, what the run itself saw, and shares of mixed groups by step."""
+    """A simulated run: true rates before and after, pass rates in the run, and shares of mixed groups by step."""
 
     before_P: FloatArray
     after_P: FloatArray
@@ -53,13 +53,13 @@ class Run:
     prompts: list[float] = field(default_factory=list)
     most: int = 0
 
-    def fresh(self, seed: int = 0) -> FloatArray:
+    def by_new_rollouts(self, seed: int = 0) -> FloatArray:
         """The matrix, in percent of a row, by 16 new rollouts of every prompt before and after."""
         rng = np.random.default_rng(seed)
         return percent(rng.binomial(TRIES, self.before_P) / TRIES, rng.binomial(TRIES, self.after_P) / TRIES)
 
-    def as_run(self) -> FloatArray:
-        """The matrix by the run's own rollouts: those of a prompt's first visit and of its last, however many."""
+    def by_own_rollouts(self) -> FloatArray:
+        """The matrix by the run's own rollouts: those of a prompt's first and last visits."""
         return percent(self.first_P, self.last_P)
 
 
@@ -81,21 +81,21 @@ def simulate(
 ) -> Run:
     """A whole run of 17,000 prompts, 256 a step, ``each`` rollouts a prompt on average."""
     simulation = Simulation(PRESETS[preset](PROMPTS, seed), seed=seed, settings=settings)
-    setting = Setting(GROUPS, each, PROMPTS, seed=seed, truth=simulation.success_rates)
-    strategy = make_strategy(rule, setting)
+    context = RuleContext(GROUPS, each, PROMPTS, seed=seed, truth=simulation.success_rates)
+    strategy = make_strategy(rule, context)
     row = {prompt_id: i for i, prompt_id in enumerate(simulation.prompt_ids)}
     before_P, unseen = simulation.success_rates(), np.full(PROMPTS, np.nan)
     run = Run(before_P, before_P, 0.0, unseen, unseen.copy(), np.zeros(PROMPTS))
     for step in range(steps):
-        played = play(strategy, Request(step, GROUPS, setting.budget, simulation.take), simulation.generate)
-        _record(run, played, row)
-        simulation.train(played.batch)
+        result = run_step(strategy, StepSpec(step, GROUPS, context.budget, simulation.take), simulation.generate)
+        _record(run, result, row)
+        simulation.train(result.batch)
     run.after_P, run.held_out = simulation.success_rates(), float(simulation.held_out_rates().mean())
     return run
 
 
-def _record(run: Run, played: Played, row: dict[str, int]) -> None:
-    outcomes = played.batch.outcomes
+def _record(run: Run, result: StepResult, row: dict[str, int]) -> None:
+    outcomes = result.batch.outcomes
     rows = np.array([row[prompt_id] for prompt_id in outcomes.prompt_ids])
     rates = outcomes.pass_rates_P
     run.first_P[rows] = np.where(np.isnan(run.first_P[rows]), rates, run.first_P[rows])

@@ -1,13 +1,14 @@
-"""What a rollout is worth: value functions against each other, under each loss, on simulated policies.
+"""Compare value functions under each loss, on simulated policies.
 
     python -m benchmarks.values --worked
     python -m benchmarks.values [--preset balanced] [--seeds 3] [--first-seed 0] [--beliefs known,calibrated]
         [--pools 1,4] [--losses rollout-scaled,...] [--tokens]
 
-Each run is 300 steps of 128 prompts x 8 rollouts out of 8,500 prompts; all rules of a seed share prompts and luck. The
-figures are the mean success rate over the run, of the prompts trained on and of held-out ones, less uniform's of the
-same seed: means over seeds with 95 % intervals, in points. With ``--tokens`` the budget of a step is what uniform
-groups are expected to cost in tokens, rules also buy by worth per token, and rates are compared at equal tokens.
+Each run is 300 steps of 128 prompts x 8 rollouts out of 8,500 prompts; all rules of a seed share prompts and random
+numbers. The figures are the mean success rate over the run, of the prompts trained on and of held-out ones, minus
+uniform's of the same seed: means over seeds with 95 % intervals, in points. With ``--tokens`` the budget of a step is
+the expected cost of uniform groups in tokens, rules also divide by value per token, and rates are compared at equal
+tokens.
 """
 
 from __future__ import annotations
@@ -18,17 +19,28 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from knapsack_rl.allocator import KnapsackAllocator, Rule, uniform_rule
-from knapsack_rl.beliefs import FADING_PASSES, Beliefs, Forecast
-from knapsack_rl.calibrated import CalibratedBeliefs
-from knapsack_rl.compare.ranking import estimate
+from knapsack_arena.compare.ranking import estimate
+from knapsack_arena.simulator import PRESETS, LearnerSettings, Simulation
+from knapsack_arena.strategies import (
+    Batch,
+    OneRound,
+    RolloutRequest,
+    StepGenerator,
+    StepSpec,
+    Strategy,
+    run_step,
+    take_unseen,
+)
+from knapsack_arena.update_values.rule import UpdateValue, update_size_rule
+from knapsack_arena.update_values.values import GAINS, Update, Weighting
+from knapsack_rl.allocator import KnapsackAllocator
+from knapsack_rl.beliefs.beta import HALF_LIFE_PASSES
+from knapsack_rl.beliefs.calibrated import CalibratedBeliefs
+from knapsack_rl.beliefs.forecast import Beliefs, Forecast
+from knapsack_rl.beliefs.static import StaticBeliefs
+from knapsack_rl.knapsack.solver import solve
 from knapsack_rl.notation import FloatArray
-from knapsack_rl.oracle import GivenBeliefs
-from knapsack_rl.simulator import PRESETS, LearnerSettings, Simulation
-from knapsack_rl.solver import solve
-from knapsack_rl.strategy import Batch, Draw, OneRound, Request, Strategy, Turn, fresh, play
-from knapsack_rl.update_rule import update_size_rule
-from knapsack_rl.update_values import GAINS, Update, UpdateValue, Weighting
+from knapsack_rl.rules import AllocationRule, uniform_rule
 
 PROMPTS, GROUPS, EACH, STEPS, MOST, EVERY = 8_500, 128, 8, 300, 64, 10
 OWN_NOISE = 0.1
@@ -38,7 +50,7 @@ BY_TOKENS = ("uniform", "chance of a mixed group, paper", "scaled update, own", 
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss: which rollouts weigh what, and whether advantages are divided by the group's deviation."""
+    """A loss: weights of rollouts, and whether advantages are divided by the group's deviation."""
 
     weighting: Weighting
     update: Update
@@ -57,7 +69,7 @@ LOSSES: Mapping[str, Loss] = {
 }
 
 
-def values(loss: Loss) -> Mapping[str, Rule]:
+def values(loss: Loss) -> Mapping[str, AllocationRule]:
     """The rules that are compared under a loss."""
     of_loss = {"update": loss.update, "weighting": loss.weighting}
     return {
@@ -72,24 +84,24 @@ def values(loss: Loss) -> Mapping[str, Rule]:
 
 
 class TokenPlan(OneRound):
-    """A rule whose step may cost so many tokens, instead of so many rollouts; it buys by worth per token."""
+    """A rule whose budget is in tokens instead of rollouts: it divides by value per token."""
 
-    def __init__(self, beliefs: Beliefs, rule: Rule, pool: int, low: int) -> None:
+    def __init__(self, beliefs: Beliefs, rule: AllocationRule, pool: int, low: int) -> None:
         super().__init__(KnapsackAllocator(beliefs, rule, low, MOST), pool)
         self.beliefs, self.rule, self.low = beliefs, rule, low
 
-    def step(self, request: Request) -> Turn:
-        """Plan by expected tokens, draw, learn, and train on all of it."""
-        ids = fresh(request, request.groups * self.pool)
-        forecast = self.beliefs.forecast(ids, request.step)
+    def step(self, spec: StepSpec) -> StepGenerator:
+        """Plan by expected tokens, generate, learn, and train on all of it."""
+        ids = take_unseen(spec, spec.groups * self.pool)
+        forecast = self.beliefs.forecast(ids, spec.step)
         known_P = np.isfinite(forecast.tokens_P)
         typical = float(forecast.tokens_P[known_P].mean()) if known_P.any() else 1.0
         cost_P = np.where(known_P, forecast.tokens_P, typical)
-        offer = self.rule(forecast, request.budget, self.low, MOST)
-        budget = request.budget * float(cost_P.mean())
-        counts_P = solve(offer.marginals, budget, offer.low_P, offer.high_P, cost_P).counts_P
+        problem = self.rule(forecast, spec.budget, self.low, MOST)
+        budget = spec.budget * float(cost_P.mean())
+        counts_P = solve(problem.marginals, budget, problem.low_P, problem.high_P, cost_P).counts_P
         chosen = np.flatnonzero(counts_P)
-        outcomes = yield Draw(tuple(ids[i] for i in chosen), counts_P[chosen])
+        outcomes = yield RolloutRequest(tuple(ids[i] for i in chosen), counts_P[chosen])
         self.beliefs.observe(outcomes)
         return Batch(outcomes)
 
@@ -100,21 +112,21 @@ def run(strategy: Strategy, simulation: Simulation) -> FloatArray:
     for step in range(STEPS):
         if step % EVERY == 0:
             rows.append([tokens / 1e6, simulation.success_rates().mean(), simulation.held_out_rates().mean()])
-        played = play(strategy, Request(step, GROUPS, GROUPS * EACH, simulation.take), simulation.generate)
-        tokens += played.tokens
-        simulation.train(played.batch)
+        result = run_step(strategy, StepSpec(step, GROUPS, GROUPS * EACH, simulation.take), simulation.generate)
+        tokens += result.tokens
+        simulation.train(result.batch)
     rows.append([tokens / 1e6, simulation.success_rates().mean(), simulation.held_out_rates().mean()])
     return np.array(rows).T
 
 
 def known(simulation: Simulation) -> Beliefs:
     """True rates."""
-    return GivenBeliefs(simulation.success_rates)
+    return StaticBeliefs(simulation.success_rates)
 
 
 def calibrated(simulation: Simulation) -> Beliefs:
-    """Our best beliefs without features."""
-    return CalibratedBeliefs(FADING_PASSES * PROMPTS / GROUPS)
+    """Calibrated beliefs without features."""
+    return CalibratedBeliefs(HALF_LIFE_PASSES * PROMPTS / GROUPS)
 
 
 BELIEFS: Mapping[str, Callable[[Simulation], Beliefs]] = {"known": known, "calibrated": calibrated}
@@ -126,7 +138,7 @@ def at_rollouts(curve: FloatArray, uniform: FloatArray) -> FloatArray:
 
 
 def at_tokens(curve: FloatArray, uniform: FloatArray) -> FloatArray:
-    """Mean of both rates over the first 80 % of uniform's tokens, which every rule reaches, in points."""
+    """Mean of both rates over the first 80 % of uniform's tokens, which every rule spends, in points."""
     grid = np.linspace(0, 0.8 * uniform[0, -1], 50)
     return 100 * np.array([np.interp(grid, curve[0], rates).mean() for rates in curve[1:]])
 
@@ -134,11 +146,11 @@ def at_tokens(curve: FloatArray, uniform: FloatArray) -> FloatArray:
 def compared(
     preset: str, loss: Loss, belief: str, pool: int, seeds: range, by_tokens: bool
 ) -> Iterator[tuple[str, FloatArray]]:
-    """Each rule with what it adds to uniform's two figures, ``[2, seeds]``; uniform's own come first."""
+    """Differences of each rule to uniform's two figures, ``[2, seeds]``; uniform's own figures come first."""
     low = 2 if pool == 1 else 0
     score = at_tokens if by_tokens else at_rollouts
 
-    def strategies(rule: Rule, name: str) -> Mapping[str, Callable[[Beliefs], Strategy]]:
+    def strategies(rule: AllocationRule, name: str) -> Mapping[str, Callable[[Beliefs], Strategy]]:
         if name == "uniform":
             return {name: lambda beliefs: OneRound(KnapsackAllocator(beliefs, rule, 2, MOST))}
         planned: dict[str, Callable[[Beliefs], Strategy]] = {
@@ -163,7 +175,7 @@ def compared(
             yield called, scores - base
 
 
-def told(values: FloatArray, sign: str = "+") -> str:
+def interval(values: FloatArray, sign: str = "+") -> str:
     """A mean with its 95 % interval."""
     found = estimate(values)
     return f"{found.mean:{sign}.2f} ± {found.half:.2f}".replace("-", "\u2212")
@@ -187,7 +199,7 @@ def worked() -> None:
             print(f"| {name} | {rate:g} | {' | '.join(f'{row[n]:.3f}' for n in sizes)} |")
     p = np.array([0.02, 0.1, 0.3, 0.5, 0.7, 0.9])
     forecast = Forecast(p, np.full(p.size, np.inf), np.ones(p.size, dtype=bool), np.full(p.size, np.nan))
-    plans: dict[str, Rule] = {
+    plans: dict[str, AllocationRule] = {
         "chance of a mixed group, paper": update_size_rule("paper", "mixed", "prompt"),
         "chance of a mixed group, own": update_size_rule("own", "mixed", "prompt"),
         "scaled update, own": update_size_rule("own", "scaled", "prompt"),
@@ -201,14 +213,14 @@ def worked() -> None:
         )
     print(f"\n| value | {' | '.join(f'p = {rate:g}' for rate in p)} |\n|{'---|' * (p.size + 1)}")
     for name, rule in plans.items():
-        offer = rule(forecast, EACH * p.size, 2, MOST)
-        counts_P = solve(offer.marginals, EACH * p.size, offer.low_P, offer.high_P).counts_P
+        problem = rule(forecast, EACH * p.size, 2, MOST)
+        counts_P = solve(problem.marginals, EACH * p.size, problem.low_P, problem.high_P).counts_P
         print(f"| {name} | {' | '.join(map(str, counts_P))} |")
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Print a table for each loss, belief and pool."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.values", description="What a rollout is worth.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.values", description="Compare values of rollouts.")
     parser.add_argument("--preset", default="balanced", choices=list(PRESETS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
@@ -229,7 +241,7 @@ def main(words: Sequence[str] | None = None) -> None:
                 print("| value | trained | held out |\n|---|---|---|")
                 for name, gains in compared(given.preset, LOSSES[loss], belief, pool, seeds, given.tokens):
                     sign = "" if name == "uniform" else "+"
-                    print(f"| {name} | {told(gains[0], sign)} | {told(gains[1], sign)} |", flush=True)
+                    print(f"| {name} | {interval(gains[0], sign)} | {interval(gains[1], sign)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from knapsack_rl.cli import COMMANDS
+from knapsack_rl.__main__ import commands
 
 PAGE = Path(__file__).with_name("cli.md")
 
@@ -30,7 +30,7 @@ def help_of(command: str) -> str:
 def page() -> str:
     """The whole page."""
     sections = [INTRODUCTION]
-    for command in ("", *COMMANDS):
+    for command in ("", *commands()):
         name = f"knapsack-rl {command}".strip()
         sections.append(f"## `{name}`\n\n```text\n$ {name} --help\n{help_of(command)}\n```\n")
     return "\n".join(sections)

@@ -1,8 +1,8 @@
-"""Draws docs/images/budget.svg, the picture of the README: one budget, spent equally and by plan.
+"""Draw docs/images/budget.svg, the picture of README: one budget, spent equally and by plan.
 
     python docs/generate_picture.py
 
-Twelve prompts with known records of 16 rollouts each; 96 rollouts to spend. The counts are the library's own.
+Twelve prompts with records of 16 rollouts each; 96 rollouts to spend. The counts are those of the library.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
-from knapsack_rl import Outcomes, make_allocator
+from knapsack_rl import BetaBeliefs, KnapsackAllocator, Outcomes
 
 mpl.use("svg")
 import matplotlib.pyplot as plt
@@ -23,19 +23,19 @@ MIXED, ALIKE, INK = "#2563a8", "#c9c5bd", "#33312e"
 
 
 def plan_counts() -> np.ndarray:
-    """What the default allocator plans after it has seen these records."""
+    """Counts that the expected value under Beta beliefs gives after these records; ``[P]``."""
     ids = [f"prompt {i}" for i in range(len(SUCCESSES))]
-    allocator = make_allocator("posterior", half_life=1e9)
+    allocator = KnapsackAllocator(BetaBeliefs(half_life=1e9))
     records = [(prompt, [1.0] * s + [0.0] * (EVERY - s)) for prompt, s in zip(ids, SUCCESSES, strict=True)]
     allocator.observe(Outcomes.of_groups(0, records))
     return allocator.plan(ids, BUDGET, step=0).counts_P
 
 
 def draw(counts: np.ndarray, title: str, axes: plt.Axes) -> None:
-    """One row of stacked rollouts; the darker, the likelier that the group teaches something."""
+    """Draw one row of stacked rollouts; the darker, the more probable is a mixed group."""
     rates = np.array(SUCCESSES) / EVERY
-    teaches = 1 - rates**counts - (1 - rates) ** counts
-    for i, (count, share) in enumerate(zip(counts, teaches, strict=True)):
+    mixed = 1 - rates**counts - (1 - rates) ** counts
+    for i, (count, share) in enumerate(zip(counts, mixed, strict=True)):
         colour = [
             (1 - share) * a + share * b for a, b in zip(mpl.colors.to_rgb(ALIKE), mpl.colors.to_rgb(MIXED), strict=True)
         ]
@@ -58,7 +58,7 @@ def main() -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
     figure.get_layout_engine().set(wspace=0.06)
     draw(np.full(len(SUCCESSES), BUDGET // len(SUCCESSES)), "GRPO: 96 rollouts, 8 for every prompt", left)
-    draw(plan_counts(), "knapsack-rl: the same 96 rollouts, where they teach", right)
+    draw(plan_counts(), "knapsack-rl: the same 96 rollouts, divided by a plan", right)
     figure.patch.set_facecolor("white")
     figure.savefig(Path(__file__).parent / "images" / "budget.svg", metadata={"Date": None})
 

@@ -1,4 +1,4 @@
-"""For the reference: ``low_P, high_P: the limits`` is one line in our docstrings, and two parameters to griffe."""
+"""Split ``low_P, high_P: the limits``, one line in our docstrings, into two parameters for the reference."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class SplitJointParameters(griffe.Extension):
     """Give each of the names its own line, with the same text."""
 
     def on_instance(self, *, obj: griffe.Object, **_kwargs: Any) -> None:
-        """Called for every documented object, before its docstring is parsed."""
+        """Rewrite the docstring of a documented object, before it is parsed."""
         if obj.docstring is not None:
             obj.docstring.value = "\n".join(split(obj.docstring.value.splitlines()))
 
 
 def split(lines: list[str]) -> list[str]:
-    """The lines with every joint entry, and what continues it, written once per name."""
+    """The lines, with each joint entry and its continuation repeated for each of its names."""
     done: list[str] = []
     while lines:
         line, *lines = lines

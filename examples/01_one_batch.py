@@ -1,4 +1,4 @@
-"""One batch: what the model can do with each prompt goes in, how many rollouts each prompt gets comes out.
+"""One batch: success rates of prompts in, rollouts of each prompt out.
 
     python examples/01_one_batch.py
 
@@ -17,13 +17,13 @@ BUDGET, LOW, HIGH = 64, 2, 32
 success_rates_P = np.array([0.0, 0.02, 0.1, 0.3, 0.5, 0.8, 0.95, 1.0])
 prompts = np.arange(success_rates_P.size)
 
-# What is one rollout more worth to each prompt? A table: prompts x (rollouts it already has).
+# Value of one more rollout for each prompt: a table of prompts x rollouts already planned.
 marginals_P_N = knapsack_marginals(success_rates_P, HIGH)
 
-# Which counts are worth most in total? The solver sees the table, and no success rate.
+# The counts of largest total value. The solver reads the table only, no success rates.
 solution = solve(marginals_P_N, BUDGET, np.full(prompts.size, LOW), np.full(prompts.size, HIGH))
 
-# The chance that a group is mixed, and so has a gradient: with 8 rollouts each, and as planned.
+# Probability that a group is mixed, and so has a gradient: with 8 rollouts each, and as planned.
 mixed_P_N = nonzero_gradient_probability(success_rates_P, HIGH)
 equal_P, planned_P = mixed_P_N[:, BUDGET // prompts.size], mixed_P_N[prompts, solution.counts_P]
 

@@ -1,11 +1,10 @@
-"""A training loop of your own: plan, roll out, observe, save, and go on from the save.
+"""A training loop of your own: plan, generate, observe, save, and resume.
 
     python examples/02_custom_loop.py
 
-Needs numpy only. The "model" is pretended: each prompt has a hidden logit of success, and the gradient of GRPO for
-such a two-outcome policy is known exactly: n rollouts whose rewards have the standard deviation s push the logit by
-n * s. Nothing is shared between prompts, so this shows the mechanics, not what a language model would gain. Seeded: the
-same numbers come out every time.
+Needs numpy only. The "model" is simulated: each prompt has a hidden logit of success, and GRPO's gradient for such a
+two-outcome policy is known: the sum of advantage times reward over the prompt's rollouts. Prompts share nothing, so
+this shows the mechanics, not what a language model would gain. Seeded: the same numbers come out every time.
 """
 
 from __future__ import annotations
@@ -15,68 +14,67 @@ from pathlib import Path
 
 import numpy as np
 
-from knapsack_rl import Allocator, Outcomes, make_allocator
-from knapsack_rl.allocator import Method
-from knapsack_rl.metrics import step_metrics
+from knapsack_rl import AllocationConfig, Session, group_advantages
+from knapsack_rl.config import RuleName
 
-PROMPTS, PER_STEP, MEAN_GROUP, STEPS = 64, 16, 8, 60
+PROMPTS, PER_STEP, AVERAGE, STEPS = 64, 16, 8, 60
 LEARNING_RATE = 0.05
 
 
-class PretendModel:
+class SimulatedModel:
     """One logit of success per prompt."""
 
     def __init__(self, seed: int) -> None:
-        """Most prompts start hard."""
+        """Make a model to which most prompts are hard."""
         self.random = np.random.default_rng(seed)
         self.skill = self.random.normal(-2.0, 2.0, PROMPTS)
 
-    def rewards(self, prompt_id: str, count: int) -> list[float]:
-        """Rewards of ``count`` rollouts: 1 for a success."""
-        p = 1 / (1 + np.exp(-self.skill[int(prompt_id)]))
-        return [float(success) for success in self.random.random(count) < p]
+    def success_rates(self) -> np.ndarray:
+        """Success rate of each prompt."""
+        return 1 / (1 + np.exp(-self.skill))
 
-    def learn(self, outcomes: Outcomes) -> None:
-        """One step of GRPO; a group whose rewards agree has s = 0 and moves nothing."""
-        spread_P = np.sqrt(outcomes.pass_rates_P * (1 - outcomes.pass_rates_P))
-        for prompt_id, count, spread in zip(outcomes.prompt_ids, outcomes.counts_P, spread_P, strict=True):
-            self.skill[int(prompt_id)] += LEARNING_RATE * count * spread
+    def rewards(self, prompt: int, count: int) -> np.ndarray:
+        """Rewards of ``count`` rollouts: 1 for a success, else 0."""
+        return (self.random.random(count) < self.success_rates()[prompt]).astype(float)
+
+    def learn(self, prompts: np.ndarray, rewards: np.ndarray) -> None:
+        """Make one step of GRPO; a group whose rewards are equal has no gradient."""
+        np.add.at(self.skill, prompts, LEARNING_RATE * group_advantages(prompts, rewards) * rewards)
 
 
-def run(method: Method) -> tuple[float, float, float]:
-    """Mean success rate at the end, and the mean shares of prompts and of rollouts that had a gradient."""
-    model, order = PretendModel(seed=0), np.random.default_rng(1)
-    allocator: Allocator = make_allocator(method, min_count=2, max_count=64)
+def run(rule: RuleName) -> tuple[float, float, float]:
+    """Final mean success rate, and the mean shares of prompts and of rollouts in mixed groups."""
+    model, order = SimulatedModel(seed=0), np.random.default_rng(1)
+    session = Session(AllocationConfig(rule=rule, average=AVERAGE, pool=1, max_count=64))
     shares = []
     for step in range(STEPS):
-        prompt_ids = [str(i) for i in order.choice(PROMPTS, PER_STEP, replace=False)]
+        offered = order.choice(PROMPTS, PER_STEP, replace=False)
 
-        plan = allocator.plan(prompt_ids, budget=MEAN_GROUP * PER_STEP, step=step)
-        groups = [(i, model.rewards(i, count)) for i, count in zip(plan.prompt_ids, plan.counts_P, strict=True)]
-        outcomes = Outcomes.of_groups(step, groups)
-        allocator.observe(outcomes)
+        plan = session.plan(offered, budget=AVERAGE * PER_STEP)
+        prompts = np.repeat([int(prompt_id) for prompt_id, _ in plan], [count for _, count in plan])
+        rewards = np.concatenate([model.rewards(int(prompt_id), count) for prompt_id, count in plan])
+        metrics = session.observe(plan.step, prompts, rewards)
 
-        model.learn(outcomes)
-        metrics = step_metrics(plan, outcomes)
+        model.learn(prompts, rewards)
         shares.append((metrics["frac_prompts_mixed"], metrics["frac_rollouts_mixed"]))
-        if step == STEPS // 2:  # as if the machine had been taken away
-            allocator = restarted(allocator, method)
-    success = float((1 / (1 + np.exp(-model.skill))).mean())
-    return success, *np.mean(shares, axis=0).tolist()
+        if step == STEPS // 2:  # as if the process had been restarted
+            session = restarted(session)
+    prompts_mixed, rollouts_mixed = np.mean(shares, axis=0).tolist()
+    return float(model.success_rates().mean()), prompts_mixed, rollouts_mixed
 
 
-def restarted(allocator: Allocator, method: Method) -> Allocator:
-    """A new allocator that knows what the old one knew."""
+def restarted(session: Session) -> Session:
+    """A new session with the saved state of the old one."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "beliefs.npz"
-        allocator.save(path)
-        fresh = make_allocator(method, min_count=2, max_count=64)
-        fresh.load(path)
-    return fresh
+        path = Path(folder) / "session.npz"
+        session.save(path)
+        resumed = Session(session.config)
+        resumed.load(path)
+    return resumed
 
 
-print("method    | success at the end | prompts with a gradient | rollouts with one")
-methods: tuple[Method, ...] = ("uniform", "paper", "posterior")
-for name in methods:
+print("rule      | final success rate | prompts in mixed groups | rollouts in mixed groups")
+rules: tuple[RuleName, ...] = ("uniform", "paper", "beta")
+for name in rules:
     success, of_prompts, of_rollouts = run(name)
-    print(f"{name:9} | {success:18.3f} | {of_prompts:23.3f} | {of_rollouts:17.3f}")
+    print(f"{name:9} | {success:18.3f} | {of_prompts:23.3f} | {of_rollouts:24.3f}")

@@ -1,9 +1,9 @@
-"""A rule of your own, in one function: spend where a group is likeliest to teach anything at all.
+"""A rule of your own, in one function: rollouts by the probability that a group is mixed.
 
     python examples/04_write_a_rule.py
 
-docs/write-a-rule.md builds this file step by step and goes on from here: checking a rule, comparing it, training with
-it. Needs numpy only.
+docs/write-a-rule.md builds this file step by step, then checks the rule, compares it and trains with it. Needs numpy
+only.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from knapsack_rl import Forecast, KnapsackAllocator, Offer, Outcomes, make_allocator
+from knapsack_rl import AllocationConfig, AllocationProblem, Forecast, KnapsackAllocator, Outcomes
 
 
-def likely_mixed(forecast: Forecast, budget: int, low: int, high: int) -> Offer:
-    """A prompt is worth the chance that its group is mixed, 1 - p^n - (1-p)^n: the paper's value without the gain."""
+def likely_mixed(forecast: Forecast, budget: int, low: int, high: int) -> AllocationProblem:
+    """Value of n rollouts: the probability 1 - p^n - (1-p)^n of a mixed group; the paper's value without gain."""
     p, n = forecast.success_rates_P[:, None], np.arange(high)
-    marginals_P_N = p**n * (1 - p) + (1 - p) ** n * p  # what the value gains from n to n + 1
-    marginals_P_N[:, 0] = 0.0  # a group of one is worth nothing
-    return Offer(marginals_P_N, np.full(p.size, low), np.full(p.size, high))
+    marginals_P_N = p**n * (1 - p) + (1 - p) ** n * p  # increase of the value from n to n + 1
+    marginals_P_N[:, 0] = 0.0  # a group of one has no value
+    return AllocationProblem(marginals_P_N, np.full(p.size, low), np.full(p.size, high))
 
 
 @dataclass(frozen=True)
 class Tilted:
-    """The same with a knob: the worth of a prompt is multiplied by (1-p)^tilt, which favours the hard ones."""
+    """The same value times (1-p)^tilt, which favours hard prompts."""
 
     tilt: float
 
-    def __call__(self, forecast: Forecast, budget: int, low: int, high: int) -> Offer:
-        """What the knapsack may choose from."""
+    def __call__(self, forecast: Forecast, budget: int, low: int, high: int) -> AllocationProblem:
+        """The allocation problem of a forecast."""
         p, n = forecast.success_rates_P[:, None], np.arange(high)
         marginals_P_N = (1 - p) ** self.tilt * (p**n * (1 - p) + (1 - p) ** n * p)
         marginals_P_N[:, 0] = 0.0
-        return Offer(marginals_P_N, np.full(p.size, low), np.full(p.size, high))
+        return AllocationProblem(marginals_P_N, np.full(p.size, low), np.full(p.size, high))
 
 
 hard_first = Tilted(tilt=2.0)
@@ -44,7 +44,7 @@ if __name__ == "__main__":
     seen = Outcomes.of_groups(0, [(f"{k}/16", [1.0] * k + [0.0] * (16 - k)) for k in solved])
     print("solved before" + "".join(f"{prompt_id:>7}" for prompt_id in seen.prompt_ids))
     for name, allocator in {
-        "posterior": make_allocator("posterior"),
+        "beta": AllocationConfig(rule="beta", pool=1).make_allocator(),
         "likely_mixed": KnapsackAllocator(rule=likely_mixed),
         "hard_first": KnapsackAllocator(rule=hard_first),
     }.items():

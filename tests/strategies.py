@@ -1,4 +1,4 @@
-"""What Hypothesis draws from: success rates, beliefs, limits, budgets, tables of values, streams of outcomes."""
+"""Hypothesis strategies: success rates, beliefs, limits, budgets, tables of values, streams of outcomes."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ def limits(draw: st.DrawFn, prompts: int, most: int) -> tuple[IntArray, IntArray
 
 @st.composite
 def concave_values(draw: st.DrawFn, prompts: int, most: int) -> FloatArray:
-    """Rows that may be bought by price: the paper's, ours, whole numbers that fall below 0, and nothing at all."""
-    kind = draw(st.sampled_from(["point", "posterior", "whole", "flat"]))
+    """Concave values: the paper's, ours, whole numbers that fall below 0, and zeros."""
+    kind = draw(st.sampled_from(["point", "beta", "whole", "flat"]))
     if kind == "point":
         return knapsack_value(np.array([draw(rates) for _ in range(prompts)]), most)
-    if kind == "posterior":
+    if kind == "beta":
         pairs = np.array([[draw(evidence), draw(evidence)] for _ in range(prompts)]).reshape(prompts, 2)
         return expected_knapsack_value(pairs[:, 0], pairs[:, 1], most)
     worths = st.integers(-3, 4) if kind == "whole" else st.just(0)
     rows = [sorted((draw(worths) for _ in range(most)), reverse=True) for _ in range(prompts)]
     marginals = np.array(rows, dtype=np.float64).reshape(prompts, most)
-    marginals[:, 0] = marginals[:, 1]  # halves of a pair, wherever the worth of a single one lies
+    marginals[:, 0] = marginals[:, 1]  # halves of a pair, for every value of a single rollout
     return np.concatenate([np.zeros((prompts, 1)), np.cumsum(marginals, axis=1)], axis=1)
 
 

@@ -1,4 +1,4 @@
-"""A seeded toy learner with hidden success rates, recorded by the real allocators, plans, outcomes and trace writer."""
+"""A seeded toy learner with hidden success rates, recorded by the real allocators and the real trace writer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knapsack_rl.allocator import Method, make_allocator
+from knapsack_rl.config import AllocationConfig, RuleName
 from knapsack_rl.notation import FloatArray
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
@@ -17,14 +17,14 @@ PROMPTS, GROUPS, AVERAGE = 128, 32, 8
 
 
 def record_run(
-    path: Path, method: Method, *, steps: int = 60, seed: int = 0, exact: bool = True, ended: str | None = "finished"
+    path: Path, rule: RuleName, *, steps: int = 60, seed: int = 0, exact: bool = True, ended: str | None = "finished"
 ) -> Path:
     """Record a run of ``steps`` generation steps; with ``exact`` evaluations that know every success rate."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(-2.0, 3.5, PROMPTS)
-    allocator = make_allocator(method, min_count=2, max_count=64, half_life=PROMPTS / GROUPS)
+    allocator = AllocationConfig(rule=rule, pool=1, max_count=64, half_life=PROMPTS / GROUPS).make_allocator()
     settings = {"learning_rate": 2e-4, "model": {"hidden_size": 128, "layers": 4}, "num_generations": AVERAGE}
-    writer = TraceWriter(path, {"engine": "toy", "method": method, "seed": seed, "settings": settings})
+    writer = TraceWriter(path, {"engine": "toy", "rule": rule, "seed": seed, "settings": settings})
     spent = 0
     for step, rows in zip(range(steps), _epochs(rng), strict=False):
         if exact and step % max(steps // 12, 1) == 0:
@@ -34,7 +34,7 @@ def record_run(
         outcomes = _roll_out(rng, plan, _rate(logits[rows]))
         allocator.observe(outcomes)
         spent += plan.budget
-        # Mixed groups teach their prompt, and a little everybody.
+        # A mixed group raises the logit of its prompt, and all logits a little.
         logits[rows[outcomes.mixed_P]] += 0.18
         logits += 0.0006 * outcomes.mixed_P.sum()
         texts = {prompt_id: f"What is {row} + {row}?" for prompt_id, row in zip(ids, rows, strict=True)}

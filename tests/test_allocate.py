@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knapsack_rl.allocate.decide import METHODS, decide
+from knapsack_rl.__main__ import main
+from knapsack_rl.allocate.command import RULES
+from knapsack_rl.allocate.decide import FileRule, decide
 from knapsack_rl.allocate.explain import explanation
 from knapsack_rl.allocate.rows import Evidence, detect_format, read_evidence
-from knapsack_rl.allocator import make_allocator
-from knapsack_rl.cli import main
+from knapsack_rl.config import AllocationConfig
+from knapsack_rl.knapsack.solver import solve
 from knapsack_rl.outcomes import Outcomes
-from knapsack_rl.solver import solve
 from knapsack_rl.values import knapsack_marginals
 
 COUNTS_CSV = "id,successes,attempts\na,8,16\nb,0,16\nc,16,16\nd,0,0\ne,4,16\nf,14,16\n"
@@ -51,13 +52,13 @@ EVIDENCE = st.lists(st.tuples(RATES, ATTEMPTS), min_size=1, max_size=12).map(evi
 
 
 @settings(deadline=None)
-@given(EVIDENCE, st.sampled_from(METHODS), st.integers(2, 12))
-def test_any_evidence_is_divided_exactly_and_explained(evidence: Evidence, method: str, average: int) -> None:
+@given(EVIDENCE, st.sampled_from(RULES), st.integers(2, 12))
+def test_any_evidence_is_divided_exactly_and_explained(evidence: Evidence, rule: FileRule, average: int) -> None:
     budget = average * len(evidence.prompt_ids)
-    decision = decide(evidence, method, budget, 2, 16)
+    decision = decide(evidence, rule, budget, 2, 16)
     assert decision.plan.counts_P.sum() == budget
     assert decision.plan.counts_P.min() >= 2
-    text = explanation(decision, method, 100)
+    text = explanation(decision, rule, 100)
     assert "nan" not in text
     assert all(line == line.rstrip() for line in text.splitlines())
 
@@ -67,22 +68,22 @@ def test_any_evidence_is_divided_exactly_and_explained(evidence: Evidence, metho
 def test_exact_rates_get_the_papers_optimum(rates: list[float]) -> None:
     size = len(rates)
     evidence = Evidence(tuple(map(str, range(size))), np.array(rates), np.full(size, np.inf))
-    decision = decide(evidence, "posterior", 8 * size, 2, 32)
+    decision = decide(evidence, "beta", 8 * size, 2, 32)
     best = solve(knapsack_marginals(np.array(rates), 32), 8 * size, np.full(size, 2), np.full(size, 32))
     np.testing.assert_array_equal(decision.plan.counts_P, best.counts_P)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_counts_give_the_same_plan_as_an_allocator_that_saw_them(method: str) -> None:
+@pytest.mark.parametrize("rule", RULES)
+def test_counts_give_the_same_plan_as_an_allocator_that_saw_them(rule: FileRule) -> None:
     """The command is the library: a file of what was observed plans what observing it plans."""
     rng = np.random.default_rng(0)
     groups = [(str(i), (rng.random(16) < p).astype(float).tolist()) for i, p in enumerate(rng.random(20))]
-    allocator = make_allocator(method, min_count=2, max_count=64)  # type: ignore[arg-type]
+    allocator = AllocationConfig(rule=rule, pool=1, max_count=64).make_allocator()
     allocator.observe(Outcomes.of_groups(0, groups))
     ids = [prompt_id for prompt_id, _ in groups]
     expected = allocator.plan(ids, 160, 0)
     evidence = Evidence(tuple(ids), np.array([np.mean(rewards) for _, rewards in groups]), np.full(20, 16.0))
-    np.testing.assert_array_equal(decide(evidence, method, 160, 2, 64).plan.counts_P, expected.counts_P)
+    np.testing.assert_array_equal(decide(evidence, rule, 160, 2, 64).plan.counts_P, expected.counts_P)
 
 
 # ------------------------------------------------------------------------------------------------ input and output
@@ -156,7 +157,7 @@ def test_output_goes_to_a_file_and_the_explanation_to_standard_output(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["counts.jsonl", "rates.csv"]  # no temporary file
 
 
-def test_explanation_says_who_was_held_by_which_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_explanation_names_the_limit_that_a_count_equals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["allocate", given_file(tmp_path, COUNTS_CSV), "--max", "10", "--explain"]) == 0
     captured = capsys.readouterr()
     assert sum(counts(captured.out).values()) == 48  # the table does not get between the counts
@@ -167,11 +168,11 @@ def test_explanation_says_who_was_held_by_which_limit(tmp_path: Path, capsys: py
     assert "price" in captured.err
 
 
-def test_the_price_is_the_worth_of_the_cheapest_rollout_bought() -> None:
+def test_the_price_is_the_value_of_the_cheapest_rollout_bought() -> None:
     evidence = read_evidence(COUNTS_CSV.encode(), "x", "csv")
-    decision = decide(evidence, "posterior", 48, 2, 128)
+    decision = decide(evidence, "beta", 48, 2, 128)
     plan = decision.plan
-    marginals = decision.worth(np.arange(6), 64)
+    marginals = decision.marginals(np.arange(6), 64)
     free = plan.counts_P > plan.low_P
     last = marginals[np.arange(6), plan.counts_P - 1]
     following = marginals[np.arange(6), plan.counts_P]
@@ -210,8 +211,8 @@ def test_lower_limit_zero_leaves_prompts_out_and_never_plans_one(
         ("id,successes,attempts\na,5,4\n", "rates.csv:2: 5 successes in 4 attempts"),
         ("id,successes,attempts\na,-1,4\n", "rates.csv:2: successes is -1: it must be finite and at least 0"),
         ("id,successes,attempts\na,1,inf\n", "rates.csv:2: attempts is inf"),
-        ("id,p\na,0.5\nb,0.5\na,0.5\n", "rates.csv:4: the id 'a' was there before, at rates.csv:2"),
-        ("id,p\n ,0.5\n", "every prompt needs an id"),
+        ("id,p\na,0.5\nb,0.5\na,0.5\n", "rates.csv:4: the id 'a' also occurs at rates.csv:2"),
+        ("id,p\n ,0.5\n", "give every prompt an id"),
         ("id,p\na,0.5,9\n", "rates.csv:2: the header has 2 columns, this row another number"),
         ("id,p\na\n", "rates.csv:2: the header has 2 columns, this row another number"),
     ],
@@ -236,7 +237,7 @@ def test_bad_csv_is_one_error_with_place_and_value(
         ('{"p": true}\n', "p is True, not a number"),
         ('{"p": null}\n', "p is None, not a number"),
         ('{"p": 0.5}\n{"q": 0.5}\n', ":2: no column"),
-        ('{"id": null, "p": 0.5}\n', "every prompt needs an id"),
+        ('{"id": null, "p": 0.5}\n', "give every prompt an id"),
     ],
 )
 def test_bad_jsonl_is_one_error_with_its_line(
@@ -250,10 +251,17 @@ def test_bad_jsonl_is_one_error_with_its_line(
     ("options", "message"),
     [
         (["--min", "1"], "a group of one has no gradient"),
-        (["--min", "8", "--max", "4"], "max_count is 4"),
+        (["--min", "1", "--budget", "48"], "--min is 1: a group of one has no gradient"),
+        (["--min", "8", "--max", "4"], "--max is 4: it must be at least 2 and at least --min (8)"),
+        (
+            ["--average", "200"],
+            "--average is 200: the average number of rollouts must lie between --min (2) and --max (128)",
+        ),
+        (["--average", "1"], "--average is 1: it must be a whole number of at least 2"),
+        (["--average", "x"], "'x' is not a whole number"),
         (["--budget", "11"], "below the 12"),
         (["--budget", "100", "--max", "10"], "above the 60"),
-        (["--method", "uniform", "--budget", "11"], "leave groups of one"),
+        (["--rule", "uniform", "--budget", "11"], "leave groups of one"),
     ],
 )
 def test_impossible_demands_say_why(
@@ -261,7 +269,10 @@ def test_impossible_demands_say_why(
 ) -> None:
     output = tmp_path / "out.csv"
     rates = given_file(tmp_path, COUNTS_CSV)
-    assert main(["allocate", rates, "--output", str(output), *options]) == 2
+    try:
+        assert main(["allocate", rates, "--output", str(output), *options]) == 2
+    except SystemExit as refused:  # by the parser
+        assert refused.code == 2
     assert message in capsys.readouterr().err
     assert not output.exists()
 

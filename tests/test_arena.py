@@ -12,18 +12,18 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from knapsack_rl.compare.cells import Arena
-from knapsack_rl.compare.meter import SCHEMA
-from knapsack_rl.compare.ranking import Estimate
-from knapsack_rl.compare.results import Results
-from knapsack_rl.simulator import PRESETS
+from knapsack_arena.compare.metrics import SCHEMA
+from knapsack_arena.compare.ranking import Estimate
+from knapsack_arena.compare.results import Results
+from knapsack_arena.compare.trials import TrialSettings
+from knapsack_arena.simulator import PRESETS
 
 pytest.importorskip("benchmarks.arena", reason="the benchmarks are not part of the wheel")
-from benchmarks.arena import BEGIN, END, FULL, RULES, Size, matches, play, splice, write
+from benchmarks.arena import BEGIN, END, FULL, RULES, Size, experiments, run, splice, write
 from benchmarks.arena_tables import ahead, losses, ranking, table, verdict, winners
 
 DOCS = Path(__file__).parents[1] / "docs"
-FEW = ("uniform", "posterior", "calibrated", "oracle", "dapo")
+FEW = ("uniform", "beta", "calibrated", "oracle", "dapo")
 PAGE = f"# The arena\n\nWords before, $1 \\1.\n\n{BEGIN}\n\nstale words\n\n{END}\n\n## Findings\n\nWords after.\n"
 
 
@@ -47,7 +47,7 @@ def _assert_well_formed(page: str, images: Path) -> None:
         svg = (images / name).read_text(encoding="utf-8")
         assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
         assert "<script" not in svg
-        assert not re.search(r"var\(|currentColor", svg)  # an <img> knows no colours of the page
+        assert not re.search(r"var\(|currentColor", svg)  # an <img> cannot use the colours of its page
 
 
 def test_the_prose_is_kept() -> None:
@@ -64,11 +64,11 @@ def test_a_page_without_its_two_marks_is_refused(page: str) -> None:
 
 
 def test_a_small_arena_from_end_to_end(tmp_path: Path) -> None:
-    size = Size(Arena(prompts=32, groups=4, num_generations=4, steps=10), seeds=2, seeds_of_tokens=2)
+    size = Size(TrialSettings(prompts=32, groups=4, average=4, steps=10), seeds=2, seeds_of_tokens=2)
     page = tmp_path / "arena.md"
     page.write_text(PAGE, encoding="utf-8")
     for _ in range(2):  # the second time nothing is run, and the page is written over itself
-        found, failed = play(size, FEW, tmp_path / "out", 2, Console(file=io.StringIO()))
+        found, failed = run(size, FEW, tmp_path / "out", 2, Console(file=io.StringIO()))
         assert failed == 0
         write(found, size, page)
         text = page.read_text(encoding="utf-8")
@@ -82,13 +82,13 @@ def test_a_small_arena_from_end_to_end(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"arena.md", "images", "out"}
 
 
-def test_the_full_arena_is_what_was_promised() -> None:
-    rollouts, tokens = matches(FULL, RULES).values()
+def test_the_full_arena_has_all_rules_and_presets() -> None:
+    rollouts, tokens = experiments(FULL, RULES).values()
     assert set(rollouts.rules) == set(tokens.rules) == set(RULES)
     assert set(rollouts.presets) == set(tokens.presets) == set(PRESETS)
     assert len(rollouts.seeds) >= 5
     assert len(tokens.seeds) >= 3
-    assert (rollouts.arena.budget, tokens.arena.budget) == ("rollouts", "tokens")
+    assert (rollouts.budget, tokens.budget) == ("rollouts", "tokens")
 
 
 def _results(**rules: Sequence[float]) -> Results:
@@ -105,7 +105,7 @@ def _results(**rules: Sequence[float]) -> Results:
 
 RESULTS = _results(
     uniform=[0.2, 0.2, 0.2],
-    posterior=[0.31, 0.31, 0.31],
+    beta=[0.31, 0.31, 0.31],
     calibrated=[0.2, 0.3, 0.4],
     oracle=[0.9, 0.9, 0.9],
     dapo=[0.4, 0.4, 0.4],
@@ -127,17 +127,19 @@ def test_columns_of_words_stand_left() -> None:
 
 def test_the_ranking_by_hand() -> None:
     (rows,) = _tables(ranking(RESULTS))
-    assert [row[0] for row in rows[2:]] == ["`oracle`", "`dapo`", "`posterior`", "`calibrated`", "`uniform`", "`vip`"]
+    assert [row[0] for row in rows[2:]] == ["`oracle`", "`dapo`", "`beta`", "`calibrated`", "`uniform`", "`vip`"]
     assert rows[3][1:] == ["+20.00 ± 0.00 ▲"] * 2
     assert rows[5][1:] == ["+10.00 ± 24.84"] * 2
     assert rows[6][1:] == ["20.00"] * 2
     assert rows[7][1:] == ["-10.00 ± 0.00 ▼"] * 2
 
 
-def test_the_verdict_counts_what_can_be_used() -> None:
+def test_the_verdict_counts_rules_that_are_no_oracles() -> None:
     text = verdict(RESULTS)
-    assert "Of 4 rules (without uniform and the oracles), 2 end ahead of uniform over all presets, 1 behind, 1" in text
-    assert "Of 4 pairs of rule and preset: 2 ahead, 1 behind, 1 undecided" in text
+    rules = (
+        "Of 4 rules (without uniform and the oracles), 2 end ahead of uniform over all presets, 1 behind, 1 undecided."
+    )
+    assert f"{rules} Of 4 pairs of rule and preset: 2 ahead, 1 behind, 1 undecided" in text
 
 
 def test_the_winner_is_no_oracle_and_ties_go_to_the_first_named() -> None:
@@ -148,11 +150,11 @@ def test_the_winner_is_no_oracle_and_ties_go_to_the_first_named() -> None:
 
 def test_losses_are_counted_and_named() -> None:
     (rows,) = _tables(losses(RESULTS))
-    assert rows[2] == ["`posterior`", "all presets", "1", "1", "2", "`dapo` +9.00"]
-    assert rows[5] == ["`calibrated`", "hard", "0", "4", "0", "nobody"]
+    assert rows[2] == ["`beta`", "all presets", "1", "1", "2", "`dapo` +9.00"]
+    assert rows[5] == ["`calibrated`", "hard", "0", "4", "0", "none"]
 
 
-def test_the_page_names_every_entrant_and_its_pictures_exist() -> None:
+def test_the_page_names_every_rule_and_its_pictures_exist() -> None:
     text = (DOCS / "arena.md").read_text(encoding="utf-8")
     assert splice(text, text[text.index(BEGIN) + len(BEGIN) : text.index(END)]) == text
     _assert_well_formed(text, DOCS / "images")

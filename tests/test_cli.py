@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import knapsack_rl
-from knapsack_rl.cli import COMMANDS, main
+from knapsack_rl.__main__ import commands, main
 
 HEAVY = {"torch", "transformers", "trl", "datasets", "matplotlib", "jinja2", "pyarrow", "rich", "pandas"}
 
@@ -19,7 +19,7 @@ HEAVY = {"torch", "transformers", "trl", "datasets", "matplotlib", "jinja2", "py
 def modules_after(*words: str) -> set[str]:
     """The modules that a command line leaves loaded, in an interpreter of its own."""
     code = (
-        "import json, sys\nfrom knapsack_rl.cli import main\n"
+        "import json, sys\nfrom knapsack_rl.__main__ import main\n"
         f"try: main({list(words)!r})\nexcept SystemExit: pass\n"
         "print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
     )
@@ -37,7 +37,6 @@ def test_the_help_of_a_command_loads_nothing_heavy(command: str) -> None:
 
 
 def test_the_help_of_train_loads_nothing_heavy() -> None:
-    pytest.importorskip("knapsack_rl.train.cli")
     assert not modules_after("train", "--help") & HEAVY
 
 
@@ -53,7 +52,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    assert all(name in shown for name in COMMANDS)
+    assert all(name in shown for name in commands())
 
 
 @pytest.mark.parametrize(
@@ -61,7 +60,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ([], "required: COMMAND"),
         (["fly"], "invalid choice: 'fly'"),
-        (["allocate", "--average", "-3"], "--average: '-3' is not a positive number"),
+        (["allocate", "--average", "-3"], "--average: '-3' is not a whole number"),
         (["allocate", "--budget", "12.5"], "--budget: '12.5' is not a whole number"),
         (["allocate", "--budget", "8", "--average", "8"], "not allowed with argument"),
         (["allocate", "--avg", "8", "x.csv"], "unrecognized arguments: --avg"),

@@ -15,9 +15,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("polars")
-
-from knapsack_rl.cli import main
+from knapsack_rl.__main__ import main
 from small_comparison import EVIL, RULES, results, write_small_comparison
 from synthetic_run import record_run
 
@@ -57,7 +55,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def visit(chromium: Any, report: Path) -> Iterator[Open]:
-    """Opens the page offline; whatever it complains of or asks for fails the test."""
+    """Opens the page offline; any message or request fails the test."""
     contexts, complaints, requests, allowed = [], [], [], set()
 
     def visit(width: int = 1280, height: int = 900, at: Path = report, **options: Any) -> Any:
@@ -259,8 +257,8 @@ def test_the_command_with_a_rule_whose_file_has_an_evil_name(
     monkeypatch.chdir(tmp_path)
     file = Path("<", "script><img src=x onerror=alert(1)>\"'&.py")
     file.parent.mkdir()
-    file.write_text("from knapsack_rl.allocator import expected_value as mine\n", encoding="utf-8")
-    size = ["--prompts", "32", "--groups", "4", "--num-generations", "4", "--steps", "10", "--seeds", "2"]
+    file.write_text("from knapsack_rl.rules import expected_value as mine\n", encoding="utf-8")
+    size = ["--prompts", "32", "--groups", "4", "--average", "4", "--steps", "10", "--seeds", "2"]
     assert main(["compare", "--rules", f"oracle,{file}:mine", "--presets", "easy", *size, "--out", "out"]) == 0
     page = visit(390, 844, at=tmp_path / "out" / "report.html")
     assert page.locator("script, img").count() == 2
@@ -274,7 +272,7 @@ def test_the_command_with_a_rule_whose_file_has_an_evil_name(
 
 def test_the_report_of_a_run_opens_without_complaints(visit: Open, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    traces = [str(record_run(tmp_path / f"{method}.jsonl", method, steps=8)) for method in ("uniform", "posterior")]
+    traces = [str(record_run(tmp_path / f"{rule}.jsonl", rule, steps=8)) for rule in ("uniform", "beta")]
     assert main(["report", *traces, "--output", str(tmp_path / "report.html")]) == 0
     page = visit(390, 844, at=tmp_path / "report.html")
     assert page.locator("svg").count() >= 3

@@ -1,4 +1,4 @@
-"""`knapsack-rl compare` as a person uses it: from the command line, with kills, Ctrl-C and mistakes."""
+"""`knapsack-rl compare` from the command line, with kills, Ctrl-C, Ray, and mistakes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from knapsack_rl.cli import main
-from knapsack_rl.compare.meter import SCHEMA
-from knapsack_rl.compare.results import CURVES
+from knapsack_arena.compare.metrics import SCHEMA
+from knapsack_arena.compare.results import CURVES
+from knapsack_rl.__main__ import main
 from synthetic_run import record_run
 
-SMALL = ["--prompts", "32", "--groups", "4", "--num-generations", "4", "--steps", "10"]
+SMALL = ["--prompts", "32", "--groups", "4", "--average", "4", "--steps", "10"]
 SLOW = """
 import time
-from knapsack_rl.allocator import expected_value
+from knapsack_rl.rules import expected_value
 
 def slow(forecast, budget, low, high):
     time.sleep(0.02)
@@ -36,7 +36,7 @@ def _words(out: Path, rules: str, presets: str = "easy,hard", seeds: int = 2, wo
 
 
 def _numbers(out: Path) -> pl.DataFrame:
-    """The results, without what the clock says."""
+    """The results, without times."""
     return pl.read_parquet(out / "results.parquet").filter(pl.col("metric") != "seconds")
 
 
@@ -49,7 +49,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def whole(slow: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A comparison that nobody interrupted, by one worker."""
+    """A comparison without interruption, by one worker."""
     out = tmp_path_factory.mktemp("whole")
     assert main(_words(out, f"oracle,{slow}", workers=1)) == 0
     return out
@@ -69,13 +69,13 @@ def test_the_table_is_as_documented(whole: Path, slow: str) -> None:
     assert (whole / "report.html").stat().st_size > 10_000
 
 
-def test_finished_cells_are_kept_and_not_run_again(whole: Path, slow: str, capsys: pytest.CaptureFixture[str]) -> None:
-    files = {path: path.stat().st_mtime_ns for path in (whole / "cells").iterdir()}
+def test_finished_trials_are_kept_and_not_run_again(whole: Path, slow: str, capsys: pytest.CaptureFixture[str]) -> None:
+    files = {path: path.stat().st_mtime_ns for path in (whole / "trials").iterdir()}
     assert len(files) == 3 * 2 * 2
     before = _numbers(whole)
     assert main(_words(whole, f"oracle,{slow}", seeds=3)) == 0
-    assert "12 of 18 cells were finished before and are kept" in capsys.readouterr().out
-    now = {path: path.stat().st_mtime_ns for path in (whole / "cells").iterdir()}
+    assert "12 of 18 trials were finished before and are kept" in capsys.readouterr().out
+    now = {path: path.stat().st_mtime_ns for path in (whole / "trials").iterdir()}
     assert {path: now[path] for path in files} == files
     assert len(now) == 18
     # A comparison of fewer seeds afterwards is of those alone.
@@ -83,14 +83,24 @@ def test_finished_cells_are_kept_and_not_run_again(whole: Path, slow: str, capsy
     assert _numbers(whole).equals(before)
 
 
+def test_ray_gives_the_same_rows(whole: Path, slow: str, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is an optional extra")
+    assert main([*_words(tmp_path, f"oracle,{slow}"), "--ray", "local"]) == 0
+    names = {path.name for path in (whole / "trials").iterdir()}
+    assert {path.name for path in (tmp_path / "trials").iterdir()} <= names
+    assert _numbers(tmp_path).equals(_numbers(whole))
+    assert main(_words(tmp_path, f"oracle,{slow}")) == 0  # and finds the files of the Ray tasks
+    assert _numbers(tmp_path).equals(_numbers(whole))
+
+
 @linux
 def test_a_killed_comparison_goes_on_and_ends_with_the_same_numbers(whole: Path, slow: str, tmp_path: Path) -> None:
     process = _start(_words(tmp_path, f"oracle,{slow}"))
-    _until(lambda: len(list(tmp_path.glob("cells/*.parquet"))) >= 5)
+    _until(lambda: len(list(tmp_path.glob("trials/*.parquet"))) >= 5)
     process.kill()
     process.communicate()
-    _until(lambda: not _alive(process.pid))  # workers notice that nobody listens any more
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/*.parquet")}
+    _until(lambda: not _alive(process.pid))  # workers end with their parent
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("trials/*.parquet")}
     assert 5 <= len(kept) < 12
     assert not (tmp_path / "results.parquet").exists()
     assert main(_words(tmp_path, f"oracle,{slow}")) == 0
@@ -103,20 +113,31 @@ def test_a_killed_comparison_goes_on_and_ends_with_the_same_numbers(whole: Path,
 def test_ctrl_c_leaves_no_process_and_keeps_what_is_finished(when: str, slow: str, tmp_path: Path) -> None:
     process = _start(_words(tmp_path, slow, seeds=99))
     at_work = 1 if when == "in the middle" else 0
-    _until(lambda: (tmp_path / "cells").exists() and len(list(tmp_path.glob("cells/*.parquet"))) >= at_work)
+    _until(lambda: (tmp_path / "trials").exists() and len(list(tmp_path.glob("trials/*.parquet"))) >= at_work)
     if not at_work:
         _until(lambda: len(_alive(process.pid)) >= 3)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
     out, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert errors == "knapsack-rl: interrupted\n"
-    assert "stopped: finished cells are kept, and the same command goes on from there" in out
-    _until(lambda: not _alive(process.pid), seconds=5)  # the one that watches over shared memory leaves last
-    assert len(list(tmp_path.glob("cells/*.parquet"))) >= at_work
+    assert "stopped: finished trials are kept, and the same command continues from there" in out
+    _until(lambda: not _alive(process.pid), seconds=5)  # the tracker of shared memory ends last
+    assert len(list(tmp_path.glob("trials/*.parquet"))) >= at_work
+
+
+@linux
+def test_ctrl_c_with_ray_leaves_no_process(slow: str, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is an optional extra")
+    process = _start([*_words(tmp_path, slow, seeds=99), "--ray", "local"])
+    _until(lambda: len(list(tmp_path.glob("trials/*.parquet"))) >= 1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "knapsack-rl: interrupted\n")
+    _until(lambda: not _alive(process.pid), seconds=30)
 
 
 def _start(words: list[str]) -> subprocess.Popen[str]:
-    """The command in a session of its own, whose processes can be told."""
+    """The command in a session of its own, so that its processes can be found."""
     command = [sys.executable, "-m", "knapsack_rl", *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
@@ -137,7 +158,7 @@ def _alive(session: int) -> list[str]:
 def _until(there: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not there():
-        assert time.monotonic() < end, "it did not come"
+        assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.01)
 
 
@@ -157,9 +178,9 @@ def test_a_rule_that_fails_is_named_and_the_exit_status_says_so(
     assert f"failed: {file}:dies on late, seed 0: its process died with exit code 9" in shown
     assert pl.read_parquet(out / "results.parquet")["rule"].unique().sort().to_list() == ["dapo", "uniform"]
     assert (out / "report.html").exists()
-    # Once mended, only what is missing is run.
-    kept = {path: path.stat().st_mtime_ns for path in out.glob("cells/*.parquet")}
-    file.write_text("from knapsack_rl.allocator import expected_value as raises\ndies = raises\n")
+    # After a repair, only what is missing runs.
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("trials/*.parquet")}
+    file.write_text("from knapsack_rl.rules import expected_value as raises\ndies = raises\n")
     assert main(_words(out, f"{file}:raises,dapo,{file}:dies", presets="late", seeds=1)) == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
@@ -175,44 +196,44 @@ def test_the_same_tokens(tmp_path: Path) -> None:
     assert all(tokens >= budget for tokens in last["tokens"])
 
 
-def test_a_trace_is_a_population_and_another_trace_another_cell(tmp_path: Path) -> None:
+def test_a_trace_is_a_population_and_another_trace_another_key(tmp_path: Path) -> None:
     trace, out = record_run(tmp_path / "trace.jsonl", "uniform", steps=8), tmp_path / "out"
-    words = _words(out, "posterior", presets=f"late,{trace}", seeds=1)
+    words = _words(out, "beta", presets=f"late,{trace}", seeds=1)
     assert main(words) == 0
     results = pl.read_parquet(out / "results.parquet")
     assert results["preset"].unique(maintain_order=True).to_list() == ["late", str(trace)]
     assert str(trace) in (out / "report.html").read_text()
-    cells = set(out.glob("cells/*.parquet"))
+    trials = set(out.glob("trials/*.parquet"))
     record_run(trace, "uniform", steps=8, seed=1)
     assert main(words) == 0
-    assert len(set(out.glob("cells/*.parquet")) - cells) == 2  # of uniform and posterior; those of `late` are kept
+    assert len(set(out.glob("trials/*.parquet")) - trials) == 2  # of uniform and beta; those of `late` are kept
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "error"),
     [
-        (["--rules", "nobody"], "there is no rule 'nobody': choose from uniform"),
+        (["--rules", "unknown"], "there is no rule 'unknown': choose from uniform"),
         (["--rules", "dapo,dapo"], "name at least one rule, and none twice: dapo, dapo"),
         (["--rules", "all,dapo"], "name at least one rule, and none twice: uniform"),
         (["--rules", ","], "name at least one rule, and none twice: none given"),
         (["--rules", "gone.py:rule"], "there is no file gone.py"),
         (["--presets", "moon"], "there is no preset 'moon': choose from easy"),
-        (["--presets", __file__], f"{__file__} is not a trace: "),
+        (["--presets", __file__], f"{__file__} cannot be used as a population: "),
         (["--seeds", "0"], "name at least one seed"),
         (["--steps", "0"], "steps is 0: use at least 1"),
-        (["--num-generations", "1"], "num_generations is 1: use at least 2"),
-        (["--num-generations", "500"], "num_generations is 500: a prompt gets 2 to 128 rollouts"),
+        (["--average", "1"], "average is 1: use at least 2"),
+        (["--average", "500"], "average is 500: a prompt gets 2 to 128 rollouts"),
         (["--prompts", "3"], "3 prompts are fewer than the 4 of one step"),
         (["--workers", "0"], "0 workers run nothing: use at least 1"),
-        (["--out", __file__], f"{__file__}/cells: Not a directory"),
+        (["--out", __file__], f"{__file__}/trials: Not a directory"),
     ],
 )
 def test_a_mistake_is_one_clear_line(
-    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*_words(tmp_path / "out", "dapo"), *words]) == 2
     shown = capsys.readouterr()
-    assert shown.err.startswith(f"knapsack-rl: error: {told}")
+    assert shown.err.startswith(f"knapsack-rl: error: {error}")
     assert len(shown.err.splitlines()) == 1
     assert not list(tmp_path.rglob("*.parquet"))
 

@@ -1,4 +1,4 @@
-"""The page of a comparison as it is written: complete, closed in itself, and deaf to what names try."""
+"""The page of an experiment: complete, without external resources, and with all names escaped."""
 
 from __future__ import annotations
 
@@ -12,16 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("polars")
-pytest.importorskip("jinja2")
+from knapsack_arena.compare.experiment import simulator_experiment
+from knapsack_arena.compare.page import payload, verdict
+from knapsack_arena.compare.ranking import ALL, RankedRule, estimate, rank
+from small_comparison import PRESETS, RULES, SEEDS, SETTINGS, results, write_small_comparison
 
-from knapsack_rl.compare.match import Match
-from knapsack_rl.compare.page import verdict
-from knapsack_rl.compare.payload import payload
-from knapsack_rl.compare.ranking import ALL, Standing, estimate, rank
-from small_comparison import ARENA, PRESETS, RULES, SEEDS, results, write_small_comparison
-
-CSS = Path(__file__).parents[1] / "src" / "knapsack_rl"
+CSS = Path(__file__).parents[1] / "src" / "knapsack_arena"
 
 
 class Page(HTMLParser):
@@ -78,7 +74,7 @@ def test_the_same_results_give_the_same_page(text: str, tmp_path: Path) -> None:
 
 
 def test_what_is_drawn_is_what_was_measured(data: dict[str, Any]) -> None:
-    found, r, p = results(), RULES.index("posterior"), PRESETS.index("hard")
+    found, r, p = results(), RULES.index("beta"), PRESETS.index("hard")
     curve = found.curves["held_out_p"]
     assert data["rules"] == list(RULES)
     assert data["curves"]["held_out_p"][r][p][0] == pytest.approx(curve[r, p, :, ::2].mean(axis=0), abs=6e-5)
@@ -132,33 +128,33 @@ def test_rules_without_beliefs_have_no_calibration(data: dict[str, Any]) -> None
 
 
 def test_without_an_oracle_there_is_no_regret(tmp_path: Path) -> None:
-    assert payload(results(("uniform", "posterior")))["regret"] is None
-    page = write_small_comparison(tmp_path / "page.html", ("uniform", "posterior")).read_text(encoding="utf-8")
+    assert payload(results(("uniform", "beta")))["regret"] is None
+    page = write_small_comparison(tmp_path / "page.html", ("uniform", "beta")).read_text(encoding="utf-8")
     assert '"regret": null' in page
 
 
 def test_the_verdict_counts_what_the_table_marks(text: str) -> None:
-    rivals = [standing for standing in rank(results()) if standing.rule != "uniform"]
-    placed = [standing for standing in rivals if standing.rule != "oracle"]
-    ahead = sum(standing.ahead[ALL].sign > 0 for standing in placed)
-    assert f"{ahead} of {len(placed)} rules end ahead of uniform" in text
-    assert "Oracles, who are told the true rates, take no part" in text
-    assert text.count("▲") - 1 == sum(figure.sign > 0 for standing in rivals for figure in standing.ahead.values())
+    others = [ranked for ranked in rank(results()) if ranked.rule != "uniform"]
+    counted = [ranked for ranked in others if ranked.rule != "oracle"]
+    ahead = sum(ranked.ahead[ALL].sign > 0 for ranked in counted)
+    assert f"{ahead} of {len(counted)} rules end ahead of uniform" in text
+    assert "Oracles, which are given the true rates, are not counted" in text
+    assert text.count("▲") - 1 == sum(figure.sign > 0 for ranked in others for figure in ranked.ahead.values())
 
 
 def test_an_oracle_wins_nothing() -> None:
     ahead = {ALL: estimate(np.array([0.1, 0.11]))}
-    oracle, rule = (Standing(name, ahead, ahead, complete=True) for name in ("oracle-pool@prompt", "mine"))
-    two = Match(("uniform",), PRESETS, (0, 1), ARENA)
+    oracle, rule = (RankedRule(name, ahead, ahead, complete=True) for name in ("oracle-pool@prompt", "mine"))
+    two = simulator_experiment(("uniform",), PRESETS, (0, 1), SETTINGS)
     assert "1 of 1 rules" in verdict([oracle, rule], two)
     assert "Furthest ahead is mine" in verdict([oracle, rule], two)
-    assert verdict([oracle], two) == "Nothing to compare with uniform finished."
+    assert verdict([oracle], two) == "No rule besides uniform and the oracles finished all trials."
     assert "Oracles" not in verdict([rule], two)
 
 
 def test_one_seed_claims_nothing() -> None:
-    one = Match(("uniform",), PRESETS, (0,), ARENA)
-    assert "one seed says nothing" in verdict(rank(results()), one)
+    one = simulator_experiment(("uniform",), PRESETS, (0,), SETTINGS)
+    assert "one seed gives no interval" in verdict(rank(results()), one)
 
 
 @pytest.mark.parametrize(("theme", "paper"), [(0, "#ffffff"), (1, "#14181e"), (2, "#14181e")])

@@ -1,4 +1,4 @@
-"""What is made of the cells: curves on a common grid, what is read off them, and the ranking; all by hand."""
+"""Results of trials: curves on a common grid, measures read off them, and the ranking; all by hand."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from knapsack_rl.compare.meter import SCHEMA
-from knapsack_rl.compare.ranking import ALL, T_975, Estimate, Standing, estimate, rank, ranking_table
-from knapsack_rl.compare.results import Results, gather, write_results
+from knapsack_arena.compare.display import ranking_table
+from knapsack_arena.compare.metrics import SCHEMA
+from knapsack_arena.compare.ranking import ALL, T_975, Estimate, RankedRule, estimate, rank
+from knapsack_arena.compare.results import Results, gather, write_results
 
 UNIFORM = [(0.0, 0.2), (1.0, 0.6)]
 
 
-def _cell(rule: str, curve: Sequence[tuple[float, float]], preset: str = "hard", seed: int = 0) -> list[tuple]:
+def _trial(rule: str, curve: Sequence[tuple[float, float]], preset: str = "hard", seed: int = 0) -> list[tuple]:
     """Rows of `mean_p` along (share of the budget, value); the budget is 1,000 rollouts, 5,000 tokens, 10 rounds."""
     return [
         (rule, preset, seed, round(100 * min(spent, 1)), spent, round(10 * spent), round(1000 * spent),
@@ -29,24 +30,24 @@ def _cell(rule: str, curve: Sequence[tuple[float, float]], preset: str = "hard",
 
 
 def _gathered(
-    folder: Path, *cells: list[tuple], presets: Sequence[str] = ("hard",), seeds: Sequence[int] = (0,)
+    folder: Path, *trials: list[tuple], presets: Sequence[str] = ("hard",), seeds: Sequence[int] = (0,)
 ) -> Results:
-    files = [folder / f"{i}.parquet" for i in range(len(cells))]
-    for file, rows in zip(files, cells, strict=True):
+    files = [folder / f"{i}.parquet" for i in range(len(trials))]
+    for file, rows in zip(files, trials, strict=True):
         pl.DataFrame(rows, schema=SCHEMA, orient="row").write_parquet(file)
-    rules = list(dict.fromkeys(rows[0][0] for rows in cells))
+    rules = list(dict.fromkeys(rows[0][0] for rows in trials))
     return gather(files, rules, presets, seeds)
 
 
 def _ends(**rules: dict[str, Sequence[float]]) -> Results:
-    """Results whose cells start at 0.1 and end at these values, by preset and seed; NaN for a cell that failed."""
+    """Results whose trials start at 0.1 and end at these values, by preset and seed; NaN for a trial that failed."""
     rows = [
         row
         for rule, by_preset in rules.items()
         for preset, ends in by_preset.items()
         for seed, end in enumerate(ends)
         if not math.isnan(end)
-        for row in _cell(rule, [(0.0, 0.1), (1.0, end)], preset, seed)
+        for row in _trial(rule, [(0.0, 0.1), (1.0, end)], preset, seed)
     ]
     presets = next(iter(rules.values()))
     seeds = range(len(next(iter(presets.values()))))
@@ -54,7 +55,7 @@ def _ends(**rules: dict[str, Sequence[float]]) -> Results:
 
 
 def test_curves_are_read_at_exactly_the_budget(tmp_path: Path) -> None:
-    results = _gathered(tmp_path, _cell("uniform", UNIFORM), _cell("late", [(0.0, 0.2), (0.5, 0.4), (1.5, 0.8)]))
+    results = _gathered(tmp_path, _trial("uniform", UNIFORM), _trial("late", [(0.0, 0.2), (0.5, 0.4), (1.5, 0.8)]))
     curve = results.curves["mean_p"][1, 0, 0]
     assert curve[0] == 0.2
     assert curve[25] == pytest.approx(0.3)
@@ -68,11 +69,11 @@ def test_curves_are_read_at_exactly_the_budget(tmp_path: Path) -> None:
 def test_share_to_uniform(tmp_path: Path) -> None:
     results = _gathered(
         tmp_path,
-        _cell("uniform", UNIFORM),
-        _cell("twice", [(0.0, 0.2), (1.0, 1.0)]),
-        _cell("never", [(0.0, 0.2), (1.0, 0.59)]),
-        _cell("ahead", [(0.0, 0.7), (1.0, 0.7)]),
-        _cell("peak", [(0.0, 0.2), (0.205, 0.61), (0.5, 0.1), (1.0, 0.9)]),
+        _trial("uniform", UNIFORM),
+        _trial("twice", [(0.0, 0.2), (1.0, 1.0)]),
+        _trial("never", [(0.0, 0.2), (1.0, 0.59)]),
+        _trial("ahead", [(0.0, 0.7), (1.0, 0.7)]),
+        _trial("peak", [(0.0, 0.2), (0.205, 0.61), (0.5, 0.1), (1.0, 0.9)]),
     )
     share = dict(zip(results.rules, results.share_to_uniform[:, 0, 0].tolist(), strict=True))
     assert share["uniform"] == pytest.approx(1)
@@ -86,7 +87,10 @@ def test_share_to_uniform(tmp_path: Path) -> None:
 
 def test_area_and_regret(tmp_path: Path) -> None:
     results = _gathered(
-        tmp_path, _cell("uniform", UNIFORM), _cell("oracle", [(0.0, 0.2), (0.5, 0.8), (1.0, 0.8)]), _cell("x", UNIFORM)
+        tmp_path,
+        _trial("uniform", UNIFORM),
+        _trial("oracle", [(0.0, 0.2), (0.5, 0.8), (1.0, 0.8)]),
+        _trial("x", UNIFORM),
     )
     assert results.area[:, 0, 0] == pytest.approx([0.4, 0.65, 0.4])
     assert results.regret is not None
@@ -101,21 +105,21 @@ def test_area_and_regret(tmp_path: Path) -> None:
         5000,
         10,
     )
-    assert _gathered(tmp_path, _cell("uniform", UNIFORM)).regret is None
+    assert _gathered(tmp_path, _trial("uniform", UNIFORM)).regret is None
 
 
 def test_without_uniform_everywhere_there_is_nothing_to_compare_with(tmp_path: Path) -> None:
-    cells = [_cell("uniform", UNIFORM), _cell("x", UNIFORM), _cell("x", UNIFORM, seed=1)]
+    trials = [_trial("uniform", UNIFORM), _trial("x", UNIFORM), _trial("x", UNIFORM, seed=1)]
     with pytest.raises(ValueError, match="uniform has not finished on every preset and seed"):
-        _gathered(tmp_path, *cells, seeds=(0, 1))
+        _gathered(tmp_path, *trials, seeds=(0, 1))
     with pytest.raises(ValueError, match="uniform has not finished"):
         gather([], ["uniform"], ["hard"], [0])
 
 
 def test_a_rule_that_finished_nowhere_is_left_out_and_one_that_finished_somewhere_is_not(tmp_path: Path) -> None:
-    cells = [_cell("uniform", UNIFORM), _cell("uniform", UNIFORM, seed=1), _cell("x", UNIFORM, seed=1)]
-    file = tmp_path / "cells.parquet"
-    pl.DataFrame([row for rows in cells for row in rows], schema=SCHEMA, orient="row").write_parquet(file)
+    trials = [_trial("uniform", UNIFORM), _trial("uniform", UNIFORM, seed=1), _trial("x", UNIFORM, seed=1)]
+    file = tmp_path / "trials.parquet"
+    pl.DataFrame([row for rows in trials for row in rows], schema=SCHEMA, orient="row").write_parquet(file)
     results = gather([file], ["uniform", "gone", "x"], ["hard"], [0, 1])
     assert results.rules == ("uniform", "x")
     assert np.isnan(results.end("mean_p")[1]).tolist() == [[True, False]]
@@ -123,7 +127,7 @@ def test_a_rule_that_finished_nowhere_is_left_out_and_one_that_finished_somewher
 
 
 def test_the_table_is_written_in_the_documented_columns(tmp_path: Path) -> None:
-    results = _gathered(tmp_path, _cell("uniform", UNIFORM))
+    results = _gathered(tmp_path, _trial("uniform", UNIFORM))
     write_results(results, tmp_path / "deep" / "results.parquet")
     written = pl.read_parquet(tmp_path / "deep" / "results.parquet")
     assert dict(written.schema) == SCHEMA
@@ -191,9 +195,9 @@ def test_ties_keep_the_order_that_was_asked_for_and_the_unfinished_come_last() -
         b={"hard": [0.3, 0.5]},
         a={"hard": [0.3, 0.5]},
     )
-    standings = rank(results)
-    assert [standing.rule for standing in standings] == ["b", "a", "uniform", "half", "nowhere"]
-    assert [standing.complete for standing in standings] == [True, True, True, False, False]
+    ranking = rank(results)
+    assert [ranked.rule for ranked in ranking] == ["b", "a", "uniform", "half", "nowhere"]
+    assert [ranked.complete for ranked in ranking] == [True, True, True, False, False]
 
 
 def test_a_narrow_terminal_drops_intervals_and_never_cuts_a_figure_or_a_name() -> None:
@@ -210,11 +214,11 @@ def test_a_narrow_terminal_drops_intervals_and_never_cuts_a_figure_or_a_name() -
 
 
 def test_a_trace_with_a_long_path_cuts_no_figure() -> None:
-    path = "runs/of/somebody/who/likes/long/names/uniform/trace.jsonl"
+    path = "runs/of/a/user/with/many/long/folder/names/uniform/trace.jsonl"
     figures = {name: Estimate(0.0123, 0.0045, 3) for name in (ALL, "hard", path)}
-    standings = [Standing(rule, figures, figures, complete=True) for rule in ("uniform", "mine")]
+    ranking = [RankedRule(rule, figures, figures, complete=True) for rule in ("uniform", "mine")]
     console = Console(file=io.StringIO(), width=70)
-    console.print(ranking_table(standings, ["hard", path], "title", console.width))
+    console.print(ranking_table(ranking, ["hard", path], "title", console.width))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert shown.count("+0.0123 ±0.0045") == 3
     assert "…form/trace.jsonl" in shown

@@ -1,4 +1,4 @@
-"""Documentation that cannot lie: the help pages, the names, and the strict build."""
+"""The documentation against the code: help pages, names, snippets, and the strict build."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,38 @@ def test_names_imported_in_the_documentation_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_imported_by_path_in_the_documentation_exist(page: Path) -> None:
+    """By the text of the module, which may need a framework that is not installed."""
+    imports = r"^\s*from (knapsack_(?:rl|arena)\.[\w.]+|knapsack_arena) import (.+)$"
+    for module, names in re.findall(imports, page.read_text(encoding="utf-8"), re.MULTILINE):
+        path = ROOT / "src" / module.replace(".", "/")
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        assert file.is_file(), f"{page.name} imports from {module}, which does not exist"
+        for name in re.findall(r"\w+", names.partition("#")[0]):
+            known = re.search(rf"\b{name}\b", file.read_text(encoding="utf-8"))
+            assert known, f"{page.name} imports {name} from {module}, which has no such name"
+
+
+def test_the_snippet_of_the_first_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    snippets = re.findall(r"```python\n(.*?)```", (DOCS / "index.md").read_text(encoding="utf-8"), re.DOTALL)
+    for snippet in snippets:
+        exec(compile(snippet, "docs/index.md", "exec"), {})
+    first, then = capsys.readouterr().out.splitlines()
+    assert first == "{'easy': 8, 'medium': 8, 'hard': 8}"
+    assert then != first
+
+
+@pytest.mark.parametrize("package", ["knapsack_rl", "knapsack_arena"])
+def test_the_list_of_folders_is_complete(package: str) -> None:
+    listing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition(f"\nsrc/{package}/ ")[2]
+    lines = takewhile(lambda line: line.startswith("  "), listing.splitlines()[1:])
+    listed = {line.split()[0].rstrip("/") for line in lines}
+    files = {path.name for path in (ROOT / "src" / package).glob("*.py")} - {"__init__.py"}
+    folders = {path.parent.name for path in (ROOT / "src" / package).glob("*/__init__.py")}
+    assert listed == files | folders
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_make_targets_in_the_documentation_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     for target in re.findall(r"`make ([a-z0-9-]+)`", page.read_text(encoding="utf-8")):
@@ -42,11 +75,9 @@ def test_make_targets_in_the_documentation_exist(page: Path) -> None:
 
 
 def test_every_public_name_is_in_the_reference() -> None:
-    documented = set(
-        re.findall(r"^::: knapsack_rl\.(\w+)", (DOCS / "reference.md").read_text(encoding="utf-8"), re.MULTILINE)
-    )
+    documented = set(re.findall(r"^::: ([\w.]+)$", (DOCS / "reference.md").read_text(encoding="utf-8"), re.MULTILINE))
     for name in set(knapsack_rl.__all__) - {"__version__"}:
-        module = getattr(knapsack_rl, name).__module__.removeprefix("knapsack_rl.")
+        module = getattr(knapsack_rl, name).__module__
         assert module in documented, f"{name} is defined in {module}, which docs/reference.md leaves out"
 
 

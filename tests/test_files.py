@@ -1,4 +1,4 @@
-"""A file is the old one or the new one, whatever happens in between."""
+"""Replacing a file leaves the old content or the new one, also after a failure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_a_file_is_replaced(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_others_may_read_what_was_written(tmp_path: Path) -> None:
+def test_written_files_have_default_permissions(tmp_path: Path) -> None:
     with replacing(tmp_path / "beliefs.npz"):
         pass
     mask = os.umask(0)

@@ -1,21 +1,20 @@
-"""Picking, thinning and joining groups that come in parts; the queue of begun ones; and its file."""
+"""Selecting, thinning and joining groups of several rounds; the queue of pending groups; and its state."""
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
-from knapsack_rl.groups import group_size, join, mean_and_deviation, no_groups, pick, thin, to_train
+from knapsack_arena.published.pending import PendingGroups
+from knapsack_arena.strategies import StepSpec, take_unseen
+from knapsack_arena.strategies.groups import group_size, join, no_groups, pick, thin, to_train
+from knapsack_rl.files import BeliefFileError, read_state, write_state
+from knapsack_rl.notation import PromptFeatures
 from knapsack_rl.outcomes import Outcomes
-from knapsack_rl.rivals.memory import load_memory, save_memory
-from knapsack_rl.rivals.waiting import Waiting
-from knapsack_rl.strategy import Request, fresh
-from knapsack_rl.table import BeliefFileError
 from scripted import NAN, Script
 from strategies import outcome_streams
 
@@ -63,7 +62,7 @@ def test_joining_loses_nothing(stream: list[Outcomes]) -> None:
     assert all(np.array_equal(joined[each], expected[each], equal_nan=True) for each in expected)
 
 
-def test_a_batch_is_the_first_mixed_groups_or_else_the_last_dead_ones() -> None:
+def test_a_batch_is_the_first_mixed_groups_or_else_the_last_ones_without_gradient() -> None:
     found = [Outcomes.of_groups(0, [("a", [1, 0]), ("b", [0, 1])]), Outcomes.of_groups(0, [("c", [1, 0])])]
     last = Outcomes.of_groups(0, [("x", [0, 0]), ("y", [0, NAN]), ("z", [1, 1])])
     assert to_train(0, found, 2, last).outcomes.prompt_ids == ("a", "b")
@@ -71,68 +70,58 @@ def test_a_batch_is_the_first_mixed_groups_or_else_the_last_dead_ones() -> None:
     assert to_train(0, [], 2, no_groups(0)).outcomes.prompt_ids == ()
 
 
-@given(st.lists(st.sampled_from([0.0, 0.25, 1.0, NAN]), max_size=8))
-def test_mean_and_deviation_are_those_of_the_answers(values: list[float]) -> None:
-    (mean,), (deviation,) = mean_and_deviation(Outcomes.of_groups(0, [("a", values)]))
-    answers = [value for value in values if not np.isnan(value)]
-    assert mean == pytest.approx(np.mean(answers) if answers else 0.0)
-    assert deviation == pytest.approx(np.std(answers, ddof=1) if len(answers) > 1 else 0.0)
-
-
-def test_fresh_prompts_are_new_and_asked_for_a_step_at_a_time() -> None:
+def test_prompts_taken_are_unseen_and_taken_a_step_at_a_time() -> None:
     world = Script({"a": "0", "b": "0", "c": "0"})
-    request = Request(0, 2, 16, world.take)
-    assert fresh(request, 3, {"a"}) == ("b", "c")
+    spec = StepSpec(0, 2, 16, world.take)
+    assert take_unseen(spec, 3, {"a"}) == ("b", "c")
     assert world.taken == [("a", "b"), ("c",)]
-    assert fresh(request, 5, {"b"}) == ("a", "c")  # five of three: every prompt came, some twice
-    assert fresh(request, 1, {"c", "b", "a"}) == ()
+    assert take_unseen(spec, 5, {"b"}) == ("a", "c")  # five of three: every prompt came, some twice
+    assert take_unseen(spec, 1, {"c", "b", "a"}) == ()
 
 
 def test_a_group_has_two_rollouts_at_least() -> None:
-    assert group_size(Request(0, 4, 35, Script({}).take)) == 8
+    assert group_size(StepSpec(0, 4, 35, Script({}).take)) == 8
     with pytest.raises(ValueError, match="7 rollouts for 4 prompts .* at least 8"):
-        group_size(Request(0, 4, 7, Script({}).take))
+        group_size(StepSpec(0, 4, 7, Script({}).take))
 
 
 def test_the_queue_comes_back_from_its_file_bit_for_bit(tmp_path: Path) -> None:
-    queue = Waiting()
+    queue = PendingGroups()
     third = 1 / 3
     queue.add(Outcomes(3, ("a", "b"), np.array([2, 1]), np.array([third, NAN, 0.0]), np.array([4, 5, 6]), 0.7))
     queue.add(Outcomes(5, ("ü",), np.array([1]), np.array([1.0]), np.array([9]), 0.7))
-    save_memory(tmp_path / "queue", "test", queue.fields())
-    back = Waiting.of_fields(load_memory(tmp_path / "queue", "test"))
-    assert back.born_P.tolist() == [3, 3, 5]
+    write_state(tmp_path / "queue", queue.state_dict())
+    back = PendingGroups.from_state(read_state(tmp_path / "queue"))
+    assert back.begun_P.tolist() == [3, 3, 5]
     assert back.groups.prompt_ids == ("a", "b", "ü")
     np.testing.assert_array_equal(back.groups.rewards_PG, [third, NAN, 0.0, 1.0])
     assert back.groups.tokens_PG.tolist() == [4, 5, 6, 9]  # type: ignore[union-attr]
     assert back.groups.success_threshold == 0.7
     queue.remove(np.array([1]))
-    assert (queue.groups.prompt_ids, queue.born_P.tolist()) == (("a", "ü"), [3, 5])
-
-
-def test_a_queue_whose_fields_do_not_fit_is_refused() -> None:
-    fields = {"ids": ["a"], "counts": [1], "rewards": [0.0], "tokens": None, "threshold": 1.0, "born": [0, 1]}
-    with pytest.raises(ValueError, match="birthdays"):
-        Waiting.of_fields(fields)
+    assert (queue.groups.prompt_ids, queue.begun_P.tolist()) == (("a", "ü"), [3, 5])
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("damage", "message"),
     [
-        (None, "not a readable file"),
-        ("no json", "not a readable file"),
-        ("[1]", "not a file of a strategy"),
-        ('{"format": "other"}', "not a file of a strategy"),
-        ({"version": 2}, "holds version 2, not 1"),
-        ({"kind": "greso"}, "holds kind 'greso', not 'dapo'"),
+        ({"begun": np.array([0, 1])}, "'begun' has the shape"),
+        ({"ids": "ab"}, "prompt ids"),
+        ({"ids": ["a", "b"]}, "'counts' has the shape"),
+        ({"counts": np.array([2])}, "do not fit"),
+        ({"rewards": np.array([NAN])}, "not finite"),
+        ({"tokens": np.array([1, 2])}, "'tokens' has the shape"),
+        ({"threshold": None}, "'threshold' is missing"),
     ],
 )
-def test_other_files_are_refused(tmp_path: Path, text: object, message: str) -> None:
-    path = tmp_path / "memory"
-    if isinstance(text, dict):
-        save_memory(path, "dapo", {})
-        path.write_text(json.dumps({**json.loads(path.read_text()), **text}))
-    elif isinstance(text, str):
-        path.write_text(text)
+def test_a_damaged_queue_is_refused(damage: dict[str, object], message: str) -> None:
+    queue = PendingGroups()
+    queue.add(Outcomes.of_groups(3, [("a", [1.0])]))
     with pytest.raises(BeliefFileError, match=message):
-        load_memory(path, "dapo")
+        PendingGroups.from_state({**queue.state_dict(), **damage})
+
+
+def test_features_stay_with_their_groups() -> None:
+    features = PromptFeatures(np.arange(3.0)[:, None], np.zeros((3, 0)))
+    picked = pick(replace(THREE, features=features), np.array([2, 0])).features
+    assert picked is not None
+    assert picked.features_P_F.tolist() == [[2.0], [0.0]]

@@ -1,4 +1,4 @@
-"""`knapsack-rl lab` as a person uses it, on a model of three thousand weights."""
+"""`knapsack-rl lab` from the command line, on a model of three thousand weights."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from knapsack_rl.calibrated import Look
-from knapsack_rl.cli import main
-from knapsack_rl.compare.meter import SCHEMA
-from knapsack_rl.entrants import ENTRANTS, Setting
-from knapsack_rl.lab.cells import find_regime, lab_cell, run_lab_cell, split_rule
-from knapsack_rl.lab.world import Loss
+from knapsack_arena.compare.metrics import SCHEMA
+from knapsack_arena.compare.trials import run_trial
+from knapsack_arena.lab.environment import Loss
+from knapsack_arena.lab.trials import find_regime, lab_trial, split_rule
+from knapsack_arena.registry import REGISTRY, RuleContext
+from knapsack_rl.__main__ import main
+from knapsack_rl.notation import PromptFeatures
 
 TINY = f"{Path(__file__).with_name('tiny_regimes.py')}:tiny"
 RAISES = "def raises(forecast, budget, low, high):\n    raise KeyError('[bold]nothing')\n"
@@ -48,16 +49,16 @@ def test_from_end_to_end_with_a_failure_and_again(tmp_path: Path, capsys: pytest
     assert "Share of the lead of oracle-pool over uniform" in shown
     _assert_complete(out)
 
-    # Once mended, only what is missing is run; another seed is more cells.
-    kept = {path: path.stat().st_mtime_ns for path in out.glob("cells/*.parquet")}
+    # After a repair, only what is missing runs.
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("trials/*.parquet")}
     assert len(kept) == 3
-    mine.write_text("from knapsack_rl.allocator import expected_value as raises\n")
+    mine.write_text("from knapsack_rl.rules import expected_value as raises\n")
     assert main(_words(out, rules, seeds=1)) == 0
-    assert "3 of 4 cells were finished before and are kept" in capsys.readouterr().out
+    assert "3 of 4 trials were finished before and are kept" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     first = pl.read_parquet(out / "results.parquet")
     assert main(_words(out, rules, seeds=1)) == 0
-    assert "4 of 4 cells were finished before and are kept" in capsys.readouterr().out
+    assert "4 of 4 trials were finished before and are kept" in capsys.readouterr().out
     assert pl.read_parquet(out / "results.parquet").equals(first)
 
 
@@ -68,7 +69,16 @@ def _assert_complete(out: Path) -> None:
     assert set(results["preset"]) == {TINY}
     assert results["value"].is_finite().all()
     metrics = set(results["metric"].unique())
-    assert {"held_out_p", "hard_half_p", "value_share", "belief_error", "log_score", "overhead", "area"} <= metrics
+    assert {
+        "held_out_p",
+        "hard_half_p",
+        "value_share",
+        "belief_error",
+        "log_score",
+        "overhead",
+        "zero_gradient_rollouts",
+        "area",
+    } <= metrics
     points = results.filter(pl.col("metric") == "held_out_p", pl.col("rule") == "uniform").sort("point")
     assert points["rollouts"].to_list() == [16 * step for step in range(7)]
     oracle = results.filter(pl.col("rule") == "oracle-pool")
@@ -81,24 +91,24 @@ def _assert_complete(out: Path) -> None:
     assert "knapsack-rl" in page
 
 
-def test_a_cell_is_what_its_seed_and_its_loss_make_it() -> None:
+def test_a_trial_depends_on_its_seed_and_its_loss() -> None:
     def numbers(rule: str, seed: int) -> pl.DataFrame:
         timed = ("seconds", "overhead", "prefill", "measuring")
-        rows = run_lab_cell(lab_cell(rule, TINY, seed, steps=3))
+        rows = run_trial(lab_trial(rule, TINY, seed, steps=3))
         return rows.filter(~pl.col("metric").is_in(timed)).drop("rule", "seed")
 
     find_regime(TINY).base_model()
-    same = numbers("knapsack-rl", 0)
-    assert same.equals(numbers("knapsack-rl", 0))
-    assert same.equals(numbers("knapsack-rl@rollout", 0))
-    assert not same.equals(numbers("knapsack-rl", 1))
-    assert lab_cell("uniform", TINY, 0).key != lab_cell("uniform@prompt", TINY, 0).key
+    same = numbers("paper", 0)
+    assert same.equals(numbers("paper", 0))
+    assert same.equals(numbers("paper@rollout", 0))
+    assert not same.equals(numbers("paper", 1))
+    assert lab_trial("uniform", TINY, 0).key != lab_trial("uniform@prompt", TINY, 0).key
 
 
-def test_a_cell_has_the_sizes_of_its_regime() -> None:
-    arena = lab_cell("uniform", TINY, 0).arena
-    assert (arena.prompts, arena.groups, arena.num_generations, arena.steps) == (64, 4, 4, 3)
-    assert lab_cell("uniform", TINY, 0, steps=7).arena.steps == 7
+def test_a_trial_has_the_sizes_of_its_regime() -> None:
+    settings = lab_trial("uniform", TINY, 0).settings
+    assert (settings.prompts, settings.groups, settings.average, settings.steps) == (64, 4, 4, 3)
+    assert lab_trial("uniform", TINY, 0, steps=7).settings.steps == 7
 
 
 def test_the_loss_behind_a_rule() -> None:
@@ -109,25 +119,25 @@ def test_the_loss_behind_a_rule() -> None:
     assert split_rule("uniform@prompt-unscaled")[1] == Loss("prompt", scaled=False)
 
 
-def test_rules_are_told_the_hidden_states(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[Setting] = []
-    uniform = ENTRANTS["uniform"]
-    monkeypatch.setitem(ENTRANTS, "uniform", lambda setting: told.append(setting) or uniform(setting))  # type: ignore[func-returns-value]
-    run_lab_cell(lab_cell("uniform", TINY, 0, steps=1))
-    (setting,) = told
+def test_rules_are_given_true_rates_and_hidden_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[RuleContext] = []
+    uniform = REGISTRY["uniform"]
+    monkeypatch.setitem(REGISTRY, "uniform", lambda context: given.append(context) or uniform(context))  # type: ignore[func-returns-value]
+    run_trial(lab_trial("uniform", TINY, 0, steps=1))
+    (context,) = given
     ids = [item.prompt for item in find_regime(TINY).train[:3]]
-    assert setting.features is not None
-    assert setting.truth is not None
-    look = setting.features(ids)
-    assert isinstance(look, Look)
-    assert (look.features_P_F.shape, look.confidence_P_C.shape) == ((3, 32), (3, 2))
-    assert setting.truth(ids).shape == (3,)
+    assert context.features is not None
+    assert context.truth is not None
+    features = context.features(ids)
+    assert isinstance(features, PromptFeatures)
+    assert (features.features_P_F.shape, features.confidence_P_C.shape) == ((3, 32), (3, 2))
+    assert context.truth(ids).shape == (3,)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "error"),
     [
-        (["--rules", "nobody"], "there is no rule 'nobody': choose from uniform"),
+        (["--rules", "unknown"], "there is no rule 'unknown': choose from uniform"),
         (["--rules", "dapo@moon"], "there is no rule 'dapo@moon': choose from uniform"),
         (["--rules", "dapo,dapo"], "name at least one rule, and none twice: dapo, dapo"),
         (["--regimes", "moon"], "there is no regime 'moon': choose from skills, keys, tail, or give one of your own"),
@@ -141,10 +151,10 @@ def test_rules_are_told_the_hidden_states(monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_a_mistake_is_one_clear_line(
-    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*_words(tmp_path / "out", "dapo"), *words]) == 2
     shown = capsys.readouterr()
-    assert shown.err.startswith(f"knapsack-rl: error: {told}")
+    assert shown.err.startswith(f"knapsack-rl: error: {error}")
     assert len(shown.err.splitlines()) == 1
     assert not list(tmp_path.rglob("*.parquet"))

@@ -1,4 +1,4 @@
-"""What is read from the laboratory's cells, and the tables that show it, by hand."""
+"""Measures and tables of the laboratory, by hand."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rich.console import Console
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from knapsack_rl.compare.meter import SCHEMA
-from knapsack_rl.lab.match import LabMatch
-from knapsack_rl.lab.results import LabResults, isotonic
-from knapsack_rl.lab.tables import COLUMNS, figures, leads, print_tables
+from knapsack_arena.compare.metrics import SCHEMA
+from knapsack_arena.compare.results import Results, isotonic
+from knapsack_arena.lab.experiment import SCORING, lab_experiment
+from knapsack_arena.lab.tables import COLUMNS, figures, lead_share, leads, print_tables, rollouts_to_uniform
 
 PATHS = {  # held-out rates at 0, 50 and 100 % of the budget, of each seed
     "uniform": [[0.2, 0.3, 0.4], [0.2, 0.4, 0.4]],
@@ -28,11 +28,12 @@ PATHS = {  # held-out rates at 0, 50 and 100 % of the budget, of each seed
 }
 ALSO = {
     "mean_p": 0.5, "hard_half_p": 0.1, "coverage": 0.9, "value_share": 0.8, "candidate_error": 0.03,
-    "belief_error": 0.02, "brier": 0.2, "log_score": 0.5, "overhead": 0.03, "dead_rollouts": 0.6, "forgotten": 0.01,
+    "belief_error": 0.02, "brier": 0.2, "log_score": 0.5, "overhead": 0.03, "zero_gradient_rollouts": 0.6,
+    "forgotten": 0.01,
 }  # fmt: skip
 
 
-def _results(paths: dict[str, list[list[float]]], regimes: Sequence[str] = ("keys",)) -> LabResults:
+def _results(paths: dict[str, list[list[float]]], regimes: Sequence[str] = ("keys",)) -> Results:
     rows = []
     for regime in regimes:
         for rule, seeds in paths.items():
@@ -42,7 +43,7 @@ def _results(paths: dict[str, list[list[float]]], regimes: Sequence[str] = ("key
                     rows += [(*at, name, None, None, each) for name, each in {**ALSO, "held_out_p": value}.items()]
     frame = pl.DataFrame(rows, schema=SCHEMA, orient="row")
     seeds = tuple(range(10, 10 + len(next(iter(paths.values())))))
-    return LabResults(frame, tuple(paths), tuple(regimes), seeds)
+    return Results(frame, tuple(paths), tuple(regimes), seeds, SCORING)
 
 
 RESULTS = _results(PATHS)
@@ -78,7 +79,7 @@ def test_rollouts_to_uniforms_end() -> None:
     assert share[0] == pytest.approx([1.0, 0.5])  # the second uniform has learned all it does after half
     assert share[1] == pytest.approx([0.5, 0.25])
     assert np.isnan(share[2]).all()
-    assert RESULTS.rollouts_to_uniform[2, 0] == pytest.approx([1.0, 1.0])
+    assert rollouts_to_uniform(RESULTS)[2, 0] == pytest.approx([1.0, 1.0])
     # A spike is not enough: the rising curve closest to it stays lower.
     spiked = _results({"uniform": [[0.2, 0.3, 0.4]], "spiked": [[0.2, 0.41, 0.2]]})
     assert np.isnan(spiked.share_to_uniform[1, 0, 0])
@@ -86,19 +87,19 @@ def test_rollouts_to_uniforms_end() -> None:
 
 def test_a_run_that_did_not_finish_is_no_run_that_never_got_there() -> None:
     results = _results({"uniform": PATHS["uniform"], "ours": [[0.2, 0.4, 0.5]]})
-    assert np.isnan(results.rollouts_to_uniform[1, 0, 1])
+    assert np.isnan(rollouts_to_uniform(results)[1, 0, 1])
 
 
 def test_the_share_of_the_lead_by_hand() -> None:
     # Areas of uniform .3 and .35, of ours .375 and .475, of the oracle .5 and .5.
-    lead = RESULTS.lead_share("ours", "keys")
+    lead = lead_share(RESULTS, "ours", "keys")
     assert lead is not None
     ratio = (0.075 + 0.125) / (0.2 + 0.15)
     assert lead.mean == pytest.approx(ratio, abs=1e-3)  # the grid has 101 points
     residuals = (np.array([0.075, 0.125]) - ratio * np.array([0.2, 0.15])) / 0.175
     assert lead.half == pytest.approx(12.706 * residuals.std(ddof=1) / np.sqrt(2), abs=0.02)
     assert dict(leads(RESULTS))["oracle-pool"][0].mean == pytest.approx(1)  # type: ignore[union-attr]
-    assert _results({"uniform": PATHS["uniform"]}).lead_share("uniform", "keys") is None
+    assert lead_share(_results({"uniform": PATHS["uniform"]}), "uniform", "keys") is None
 
 
 def test_figures_are_paired_and_know_which_way_is_better() -> None:
@@ -129,8 +130,8 @@ def test_tables_for_a_terminal(width: int) -> None:
 
 def test_the_generated_part_of_the_page() -> None:
     lab_tables = pytest.importorskip("benchmarks.lab_tables", reason="the benchmarks are not part of the wheel")
-    match = LabMatch(("uniform",), ("keys", "skills"), (10, 11))
-    text = lab_tables.generated(_results(PATHS, ("keys", "skills")), match)
+    experiment = lab_experiment(("uniform",), ("keys", "skills"), (10, 11))
+    text = lab_tables.generated(_results(PATHS, ("keys", "skills")), experiment)
     assert not re.search(r"\bnan\b|None", text)
     blocks = re.findall(r"(?:^\|.*\|$\n?)+", text, re.MULTILINE)
     assert len(blocks) == 2 + 2 * 2
@@ -143,11 +144,11 @@ def test_the_generated_part_of_the_page() -> None:
 def test_the_page_has_its_marks_and_what_is_run_is_there() -> None:
     lab = pytest.importorskip("benchmarks.lab", reason="the benchmarks are not part of the wheel")
     page = (Path(__file__).parents[1] / "docs" / "lab.md").read_text(encoding="utf-8")
-    for size in (lab.SHORT, lab.FULL, lab.RIVALS):
+    for size in (lab.SHORT, lab.FULL, lab.PUBLISHED):
         assert lab.splice(page, "x", *lab.marks(size)).count("\n\nx\n\n") == 1
-        assert min(size.match.seeds) >= 10
-        assert {"uniform", "calibrated-pool@prompt"} <= set(size.match.rules)
-    assert "oracle-pool" in lab.FULL.match.rules
-    for size in (lab.FULL, lab.RIVALS):
-        assert len(size.match.seeds) >= 5
-        assert size.match.steps is None
+        assert min(size.seeds) >= 10
+        assert {"uniform", "calibrated-pool@prompt"} <= set(size.rules)
+    assert "oracle-pool" in lab.FULL.rules
+    for size in (lab.FULL, lab.PUBLISHED):
+        assert len(size.seeds) >= 5
+        assert size.steps is None

@@ -1,4 +1,4 @@
-"""The authors' special cases as limits: faithful where they were right, repaired where they were not."""
+"""The authors' special cases as limits, their defects repaired; limits and equal counts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from knapsack_rl.limits import equal_counts, paper_limits, rollouts_for_confidence, same_limits
+from knapsack_rl.knapsack.limits import equal_counts, same_limits
+from knapsack_rl.knapsack.solver import solve
 from knapsack_rl.notation import IntArray
-from knapsack_rl.solver import solve
+from knapsack_rl.rules.paper import paper_limits, rollouts_for_confidence
 from knapsack_rl.values import knapsack_marginals, knapsack_value
 from strategies import grid_rates
 
@@ -26,7 +27,7 @@ def paper_plan(rates: list[float], budget: int, seen: list[bool] | None = None, 
 
 
 @given(st.lists(st.tuples(grid_rates, st.booleans()), min_size=1, max_size=12), st.integers(2, 30), st.integers(2, 40))
-def test_whatever_is_believed_the_budget_is_spent_within_the_limits(
+def test_the_budget_is_spent_within_the_limits_for_every_forecast(
     prompts: list[tuple[float, bool]], mean: int, high: int
 ) -> None:
     assume(mean <= high)
@@ -46,7 +47,7 @@ def test_only_mixed_prompts_have_a_choice(prompts: list[tuple[float, bool]], mea
     assert (high_P[mixed] == HIGH).all()
 
 
-# Share of prompts at 0 and at 1; rollouts that the authors' code then gave to each prompt at 0, and the slack we allow.
+# Share of prompts at 0 and at 1; rollouts per prompt at 0 in the authors' code, and the tolerance.
 REGIMES = {
     "early": (0.6, 0.05, 3.3, 0.5),
     "middle": (0.3, 0.2, 2.0, 0.0),
@@ -57,7 +58,7 @@ REGIMES = {
 
 @pytest.mark.parametrize("regime", REGIMES)
 def test_the_regimes_of_a_training_run(regime: str) -> None:
-    """256 x 8 with rates of 16 rewards, as measured on the authors' code (the repairs do not touch these cases)."""
+    """256 x 8 with rates of 16 rewards, as measured on the authors' code (the repairs do not affect these cases)."""
     # A prompt at 1/16 needs 35 rollouts for 90 %, one at a half 3. The mixed ones of those runs needed 15 on average.
     mixed, weights = np.arange(1, 16) / 16, np.array([23] + [10] * 13 + [23])
     needs = np.floor(rollouts_for_confidence(mixed))
@@ -77,7 +78,7 @@ def test_the_regimes_of_a_training_run(regime: str) -> None:
 # The authors' defects, one by one (docs/beliefs.md).
 
 
-def test_defect_1_surplus_does_not_leak_to_unseen_prompts() -> None:
+def test_defect_1_surplus_does_not_go_to_unseen_prompts() -> None:
     # One mixed prompt needs 3; the unseen one has rate 0 in the array, as it had in the authors' code.
     counts = paper_plan([0.5, 0.0, 0.0], 48, [True, True, False])
     assert counts[2] == 16  # its equal share, no more
@@ -101,8 +102,8 @@ def defective_plan(rates: np.ndarray, budget: int, low: int, high: int) -> tuple
     )
 
 
-def test_defect_3_the_minimum_is_worth_something() -> None:
-    """On random instances of 4 prompts and 16 rollouts (2..12 each) the defect costs up to 5 %, and us nothing."""
+def test_defect_3_the_minimum_count_has_a_value() -> None:
+    """On random instances of 4 prompts and 16 rollouts (2..12 each) the defect costs up to 5 % of the value."""
     rng = np.random.default_rng(0)
     losses = []
     for _ in range(60):
@@ -135,7 +136,7 @@ def test_the_rule_leaves_no_prompt_out() -> None:
         paper_limits(np.full(4, 0.5), np.ones(4, dtype=bool), 16, 0, 16)
 
 
-def test_surplus_that_the_unsolved_cannot_take_goes_back_to_the_mixed() -> None:
+def test_surplus_above_the_limits_of_the_unsolved_goes_to_the_mixed() -> None:
     counts = paper_plan([0.0, 0.5, 1.0], 60, high=24)
     assert counts.tolist() == [24, 24, 12]
 
@@ -157,9 +158,9 @@ def test_rollouts_for_confidence(rate: float, expected: float) -> None:
     assert rollouts_for_confidence(np.array([rate]))[0] == pytest.approx(expected, rel=1e-3)
 
 
-def test_rollouts_for_confidence_of_rates_that_vanish_beside_one() -> None:
+def test_rollouts_for_confidence_of_rates_below_rounding() -> None:
     assert rollouts_for_confidence(np.array([1e-20]))[0] == pytest.approx(math.log(10) * 1e20)
-    counts = paper_plan([1e-20, 0.5], 40)  # its need is capped at the most, and does not wrap around
+    counts = paper_plan([1e-20, 0.5], 40)  # capped at the upper limit, without integer overflow
     assert counts.sum() == 40
 
 
@@ -175,6 +176,6 @@ def test_equal_counts(prompts: int, budget: int) -> None:
     assert (np.diff(counts) <= 0).all()
 
 
-def test_equal_counts_of_nobody() -> None:
+def test_equal_counts_of_no_prompts() -> None:
     with pytest.raises(ValueError, match="no prompts"):
         equal_counts(0, 8)

@@ -12,7 +12,7 @@ from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
 
 
-def make_plan(counts: list[int], rates: list[float] | None = None, strength: float = 2.0) -> Plan:
+def make_plan(counts: list[int], rates: list[float] | None = None, pseudo_count: float = 2.0) -> Plan:
     size = len(counts)
     return Plan(
         step=3,
@@ -22,7 +22,7 @@ def make_plan(counts: list[int], rates: list[float] | None = None, strength: flo
         low_P=np.zeros(size, dtype=np.int64),
         high_P=np.full(size, 128),
         success_rates_P=np.array(rates if rates is not None else [0.5] * size),
-        strength_P=np.full(size, strength),
+        pseudo_count_P=np.full(size, pseudo_count),
         seen_P=np.arange(size) > 0,
         price=0.25,
     )
@@ -40,7 +40,7 @@ def test_each_metric_on_a_step_small_enough_to_count_by_hand() -> None:
     assert metrics["frac_rollouts_mixed"] == 0.5
     assert metrics["frac_reward_zero_std"] == pytest.approx(2 / 3)
     assert metrics["frac_solved_all"] == metrics["frac_solved_none"] == pytest.approx(1 / 3)
-    assert metrics["rollouts_dead"] == 4
+    assert metrics["zero_gradient_rollouts"] == 4
     assert (metrics["count_min"], metrics["count_mean"], metrics["count_max"]) == (2, pytest.approx(8 / 3), 4)
     assert (metrics["candidates"], metrics["refused"]) == (4, 1)
     assert metrics["price"] == 0.25
@@ -58,13 +58,13 @@ def test_graded_rewards_can_differ_without_a_success() -> None:
     assert metrics["frac_solved_some"] == 0
 
 
-def test_groups_without_answers_count_but_are_nothing() -> None:
+def test_groups_without_answers_count_in_the_denominator_only() -> None:
     nan = math.nan
     metrics = step_metrics(make_plan([2, 2, 2]), outcomes([nan, nan], [], [1, 0]))
     assert metrics["frac_prompts_mixed"] == pytest.approx(1 / 3)
     assert metrics["frac_reward_zero_std"] == metrics["frac_solved_none"] == metrics["frac_solved_all"] == 0
     assert metrics["frac_rollouts_mixed"] == 0.5
-    assert metrics["rollouts_dead"] == 2
+    assert metrics["zero_gradient_rollouts"] == 2
 
 
 @pytest.mark.filterwarnings("error")
@@ -73,12 +73,12 @@ def test_a_step_without_rollouts_is_nan_and_not_a_warning() -> None:
     assert math.isnan(metrics["frac_prompts_mixed"])
     assert math.isnan(metrics["frac_rollouts_mixed"])
     assert math.isnan(metrics["count_max"])
-    assert metrics["rollouts_dead"] == 0
+    assert metrics["zero_gradient_rollouts"] == 0
     empty = step_metrics(make_plan([]), outcomes())
     assert math.isnan(empty["brier_mixed"])
 
 
-def test_a_belief_that_is_unknown_leaves_the_rest_alone() -> None:
+def test_an_unknown_forecast_does_not_affect_other_groups() -> None:
     metrics = step_metrics(make_plan([2, 2], rates=[math.nan, 0.5]), outcomes([1, 0], [1, 0]))
     assert metrics["frac_prompts_mixed"] == 1
     assert metrics["brier_mixed"] == pytest.approx((1 - 1 / 3) ** 2)
@@ -93,8 +93,8 @@ RATES = st.floats(0, 1)
 COUNTS = st.integers(0, 40)
 
 
-def mixed(p: float, strength: float, n: int) -> float:
-    return float(mixed_probability(np.array([p]), np.array([strength]), np.array([n]))[0])
+def mixed(p: float, pseudo_count: float, n: int) -> float:
+    return float(mixed_probability(np.array([p]), np.array([pseudo_count]), np.array([n]))[0])
 
 
 @given(RATES, COUNTS)
@@ -104,21 +104,21 @@ def test_a_point_estimate_gives_the_binomial_formula(p: float, n: int) -> None:
 
 
 @given(st.floats(0.01, 0.99), st.floats(0.1, 1e4), st.integers(2, 60))
-def test_a_beta_belief_agrees_with_the_gamma_functions(p: float, strength: float, n: int) -> None:
+def test_a_beta_belief_agrees_with_the_gamma_functions(p: float, pseudo_count: float, n: int) -> None:
     def log_moment(a: float) -> float:
-        return math.lgamma(a + n) - math.lgamma(a) - math.lgamma(strength + n) + math.lgamma(strength)
+        return math.lgamma(a + n) - math.lgamma(a) - math.lgamma(pseudo_count + n) + math.lgamma(pseudo_count)
 
-    expected = 1 - math.exp(log_moment(p * strength)) - math.exp(log_moment((1 - p) * strength))
-    assert mixed(p, strength, n) == pytest.approx(expected, abs=1e-8)
+    expected = 1 - math.exp(log_moment(p * pseudo_count)) - math.exp(log_moment((1 - p) * pseudo_count))
+    assert mixed(p, pseudo_count, n) == pytest.approx(expected, abs=1e-8)
 
 
-def test_no_evidence_is_no_forecast() -> None:
+def test_the_forecast_is_nan_without_evidence() -> None:
     assert math.isnan(mixed(0.5, 0.0, 8))
 
 
 @given(RATES, st.floats(1e-6, math.inf), COUNTS)
-def test_mixed_probability_is_a_probability_and_grows_with_the_group(p: float, strength: float, n: int) -> None:
-    now, more = mixed(p, strength, n), mixed(p, strength, n + 1)
+def test_mixed_probability_is_a_probability_and_grows_with_the_group(p: float, pseudo_count: float, n: int) -> None:
+    now, more = mixed(p, pseudo_count, n), mixed(p, pseudo_count, n + 1)
     assert 0 <= now <= 1
     assert more >= now - 1e-12
     if n < 2:

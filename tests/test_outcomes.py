@@ -26,7 +26,7 @@ def test_every_count_agrees_with_a_plain_loop(stream: list[Outcomes]) -> None:
             np.testing.assert_equal(outcomes.pass_rates_P[i], successes / len(answers) if answers else NAN)
 
 
-def test_groups_and_their_rows() -> None:
+def test_rows_are_assigned_to_groups() -> None:
     outcomes = Outcomes.of_groups(3, [("a", [1, 0]), ("b", []), ("a", [NAN, 1, 1])])
     assert outcomes.prompt_ids == ("a", "b", "a")
     assert outcomes.group_PG.tolist() == [0, 0, 2, 2, 2]

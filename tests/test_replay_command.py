@@ -1,4 +1,4 @@
-"""`knapsack-rl replay` as it is typed: tables to read, files to compute with, one line when something is wrong."""
+"""`knapsack-rl replay` from the command line: printed tables, written files, errors in one line."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import pytest
 
 from synthetic_run import record_run
 
-pytest.importorskip("rich")
 pytest.importorskip("polars")
 
 import polars as pl
 
-from knapsack_rl.cli import main
+from knapsack_rl.__main__ import main
+from knapsack_rl.config import AllocationConfig
+from knapsack_rl.session import Session
 from knapsack_rl.trace import TraceWriter, read_trace
 
 
@@ -28,7 +29,7 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def unknown(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trace of a policy whose true success rates nobody measured."""
+    """A trace of a policy whose true success rates are unknown."""
     return record_run(tmp_path_factory.mktemp("run") / "trace.jsonl", "uniform", steps=4, exact=False)
 
 
@@ -44,7 +45,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_trace_from_end_to_end(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, rows = tmp_path / "o.json", tmp_path / "o.parquet"
-    words = [str(trace), "--rules", "uniform,knapsack-rl,posterior,oracle", "--json", str(out), "--parquet", str(rows)]
+    words = [str(trace), "--rules", "uniform,paper,beta,oracle", "--json", str(out), "--parquet", str(rows)]
     assert main(["replay", *words]) == 0
     shown = capsys.readouterr().out
     assert "16 steps, 32 prompts x 8" in shown
@@ -52,18 +53,22 @@ def test_a_trace_from_end_to_end(trace: Path, tmp_path: Path, capsys: pytest.Cap
     assert [rule["rule"] for rule in written["rules"]] == [
         "(recorded)",
         "uniform",
-        "knapsack-rl",
-        "posterior",
+        "paper",
+        "beta",
         "oracle",
     ]
-    assert all(rule["steps"] == 16 and rule["out"] is None for rule in written["rules"])
+    assert all(rule["steps"] == 16 and rule["stopped_reason"] is None for rule in written["rules"])
     recorded, uniform, *_ = written["rules"]
     # The run was uniform: to replay it is to repeat it.
     assert uniform["means"]["same_plan"] == 1
     assert uniform["means"]["frac_short"] == 0
-    dead = [step.outcomes.counts_P[~step.outcomes.mixed_P].sum() for step in read_trace(trace).steps]
-    assert uniform["means"]["dead_rollouts"] == recorded["means"]["dead_rollouts"] == pytest.approx(np.mean(dead))
-    assert f"{np.mean(dead):,.0f}" in shown
+    wasted = [step.outcomes.counts_P[~step.outcomes.mixed_P].sum() for step in read_trace(trace).steps]
+    assert (
+        uniform["means"]["zero_gradient_rollouts"]
+        == recorded["means"]["zero_gradient_rollouts"]
+        == pytest.approx(np.mean(wasted))
+    )
+    assert f"{np.mean(wasted):,.0f}" in shown
     assert recorded["counts_by_status"]["medium"] == 8
 
     frame = pl.read_parquet(rows)
@@ -78,6 +83,43 @@ def test_a_trace_from_end_to_end(trace: Path, tmp_path: Path, capsys: pytest.Cap
     mean = frame.group_by("rule").agg(pl.col("value_expected").mean())
     assert dict(mean.iter_rows())["oracle"] == pytest.approx(written["rules"][4]["means"]["value_expected"])
     assert not list(tmp_path.glob(".*"))  # no half-written file is left
+
+
+def test_a_session_is_recorded_and_replayed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The rule of the run, one without memory of its own trace, and one that needs more candidates than a step has."""
+    config = AllocationConfig("beta", average=4, pool=1, min_count=0, max_count=16, half_life=8.0)
+    session = Session(config)
+    session.open_trace(tmp_path / "trace.jsonl", {"engine": "own", "rule": config.rule, "settings": vars(config)})
+    rng = np.random.default_rng(1)
+    rates = {f"q{i}": rate for i, rate in enumerate(rng.random(24))}
+    for step in range(6):
+        plan = session.plan(list(rates)[(8 * step) % 24 :][:8])
+        for prompt_id, count in plan:
+            session.observe(step, [prompt_id] * count, (rng.random(count) < rates[prompt_id]).astype(float))
+    assert session.trace is not None
+    session.trace.end("finished")
+    out = tmp_path / "o.json"
+    words = [str(tmp_path), "--rules", "beta,uniform,calibrated-pool", "--json", str(out)]
+    assert main(["replay", *words]) == 0
+    shown = capsys.readouterr().out
+    assert "(own, beta): 6 steps, 8 prompts x 4" in shown
+    assert "calibrated-pool stopped at step 0: it takes more prompts than the 8 that the step recorded" in shown
+    written = json.loads(out.read_text())
+    assert (written["context"]["min_count"], written["context"]["max_count"]) == (0, 16)
+    _, beta, uniform, pool = written["rules"]
+    assert (beta["steps"], uniform["steps"], pool["steps"]) == (6, 6, 0)
+    assert beta["means"]["frac_short"] == 0
+    assert pool["stopped_reason"].startswith("stopped at step 0")
+
+
+def test_the_printed_notes(trace: Path, table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", str(trace), "--rules", "beta,calibrated-pilot"]) == 0
+    shown = capsys.readouterr().out
+    assert "A high share biases the comparison towards the rule that produced the record." in shown
+    assert (
+        main(["replay", str(table), "--rules", "uniform,reinforce-ada-balanced", "--groups", "4", "--steps", "2"]) == 0
+    )
+    assert "'-': expected values are undefined for multi-round rules." in capsys.readouterr().out
 
 
 def test_the_same_seed_gives_the_same_bytes(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,7 +145,7 @@ def test_a_pipe_gets_plain_columns(table: Path) -> None:
     assert "\x1b" not in done.stdout
     assert "1,280 rollouts of 40 prompts; up to 10 steps of 8 prompts x 8" in done.stdout
     # Every line of a table is complete: its cells were not cut off or wrapped.
-    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("posterior")]
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("beta")]
     assert len(lines) == 3
     assert all(line[1] == "10" for line in lines)
 
@@ -112,7 +154,7 @@ def test_names_from_a_file_are_shown_and_never_obeyed(tmp_path: Path, capsys: py
     path = tmp_path / "trace.jsonl"
     record_run(path, "uniform", steps=2, exact=False)
     lines = path.read_text().splitlines(keepends=True)
-    start = json.loads(lines[0]) | {"method": "[bold red]\x1b[31m", "engine": "[/]"}
+    start = json.loads(lines[0]) | {"rule": "[bold red]\x1b[31m", "engine": "[/]"}
     path.write_text("".join([json.dumps(start) + "\n", *lines[1:]]))
     assert main(["replay", str(path), "--rules", "uniform"]) == 0
     shown = capsys.readouterr().out
@@ -138,12 +180,12 @@ def test_rewards_that_never_succeed_are_pointed_out(tmp_path: Path, capsys: pyte
 
 MINE = """
 import numpy as np
-from knapsack_rl import Offer
+from knapsack_rl import AllocationProblem
 
 def all_to_the_first(forecast, budget, low, high):
     counts_P = np.full(forecast.seen_P.size, low)
     counts_P[0] += budget - counts_P.sum()
-    return Offer(np.zeros((counts_P.size, int(counts_P.max()))), counts_P, counts_P)
+    return AllocationProblem(np.zeros((counts_P.size, int(counts_P.max()))), counts_P, counts_P)
 """
 
 
@@ -177,7 +219,7 @@ def test_a_rule_that_stops_says_when_and_why(table: Path, capsys: pytest.Capture
         (["{table}", "--groups", "50"], "--groups is 50, and the table has 40 prompts: use 40 or fewer"),
         (["{table}", "--average", "1", "--rules", "uniform"], "uniform stopped at step 0: 10 rollouts for 10 prompts"),
         (["{table}", "--json", "{folder}/no/o.json"], "no does not exist"),
-        (["{table}", "--min", "1", "--rules", "posterior"], "min_count is 1: a group of one has no gradient"),
+        (["{table}", "--min", "1", "--rules", "beta"], "min_count is 1: a group of one has no gradient"),
         (["{table}", "--seed", "-1"], "'-1' is not a whole number of at least 0"),
         (["{table}", "--steps", "0"], "'0' is not a whole number of at least 1"),
         (["{trace}", "--groups", "8"], "--groups is for tables: a trace has its own"),
@@ -207,7 +249,9 @@ def test_what_is_wrong_is_said_in_a_line(
 
 
 def test_the_help_loads_nothing_heavy() -> None:
-    code = "import sys\nfrom knapsack_rl.cli import main\ntry: main(['replay', '--help'])\nexcept SystemExit: pass\n"
+    code = (
+        "import sys\nfrom knapsack_rl.__main__ import main\ntry: main(['replay', '--help'])\nexcept SystemExit: pass\n"
+    )
     code += "print(*sorted({'polars', 'rich', 'numpy'} & set(sys.modules)), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(done.stderr.split()) <= {"numpy"}

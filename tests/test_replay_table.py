@@ -1,4 +1,4 @@
-"""Tables of recorded outcomes: any format the same, every rollout at most once, complaints that name the row."""
+"""Tables of recorded rollouts: the same from any format, every rollout at most once, errors that name the row."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("rich")
 pytest.importorskip("polars")
 
 import polars as pl
 
-from knapsack_rl.entrants import Setting, make_strategy
-from knapsack_rl.ids import content_id
+from knapsack_arena.registry import RuleContext, make_strategy
+from knapsack_arena.replay.replay import ReplayedRule, replay_steps, replay_table
+from knapsack_arena.replay.table import Table, read_batches, read_table
+from knapsack_arena.strategies import Batch, RolloutRequest, StepGenerator, StepSpec
+from knapsack_rl.beliefs.ids import content_id
 from knapsack_rl.outcomes import Outcomes
-from knapsack_rl.replay.batches import read_batches
-from knapsack_rl.replay.game import Player, replay_table, replay_visits
-from knapsack_rl.replay.table import Table, gather
-from knapsack_rl.strategy import Batch, Draw, Request, Turn
 
 LONG_TEXT = "What is 1+1? " * 20
 
@@ -33,7 +31,7 @@ def rewards_of(table: Table) -> dict[str, list[float]]:
 
 
 def read(path: Path) -> Table:
-    return gather(read_batches(path))
+    return read_table(path)
 
 
 # ------------------------------------------------------------------------------------------------ reading
@@ -86,7 +84,7 @@ def test_every_form_of_a_table_reads_alike(tmp_path: Path, suffix: str, write) -
 
 
 def test_batches_go_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("knapsack_rl.replay.batches.BATCH", 3)
+    monkeypatch.setattr("knapsack_arena.replay.table.BATCH", 3)
     rows = [("q", i % 5, float(i % 2)) for i in range(11)]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps({"prompt": f"q{i}", "reward": r}) + "\n" for _, i, r in rows))
     pl.DataFrame({"prompt": [f"q{i}" for _, i, _ in rows], "reward": [r for *_, r in rows]}).write_csv(
@@ -111,7 +109,7 @@ def test_batches_go_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("t.jsonl", '{"prompt":"a","rewards":1}\n', "jsonl:1: rewards is 1, not a list"),
         ("t.jsonl", '{"prompt":"a","rewards":[1,0],"tokens":[4]}\n', "jsonl:1: 2 rewards but 1 token counts"),
         ("t.jsonl", '{"prompt":"a","rewards":[1],"tokens":[-4]}\n', "jsonl:1: tokens is -4: it must be a whole number"),
-        ("t.jsonl", '{"prompt":"","reward":1}\n', "jsonl:1: prompt is '': every row needs to say whose"),
+        ("t.jsonl", '{"prompt":"","reward":1}\n', "jsonl:1: prompt is '': every row needs a prompt"),
         ("t.jsonl", '{"prompt":"a","reward":1,"step":null}\n', "jsonl:1: step is nan: it must be a whole number"),
         ("t.jsonl", '{"text":"a","reward":1}\n', "no column `prompt` .*; the columns are: text, reward"),
         ("t.jsonl", "", "the table holds no rollouts"),
@@ -125,7 +123,7 @@ def test_batches_go_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("t.txt", "prompt,reward\n", "a table is a .csv, .jsonl or .parquet file"),
     ],
 )
-def test_complaints_name_the_place(tmp_path: Path, name: str, text: str, message: str) -> None:
+def test_errors_name_the_place(tmp_path: Path, name: str, text: str, message: str) -> None:
     path = tmp_path / name
     path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=message):
@@ -177,7 +175,7 @@ def test_reading_text_holds_one_row_at_a_time(suffix: str, long: str, tmp_path: 
     assert peak < 2_000_000
 
 
-# ------------------------------------------------------------------------------------------------ playing
+# ------------------------------------------------------------------------------------------------ replaying
 
 
 def table_of(sizes: list[int]) -> Table:
@@ -196,59 +194,59 @@ class Recorder:
         self.taken: list[tuple[str, ...]] = []
         self.seen: list[Outcomes] = []
 
-    def step(self, request: Request) -> Turn:
-        ids = request.take(self.wanted)
+    def step(self, spec: StepSpec) -> StepGenerator:
+        ids = spec.take(self.wanted)
         self.taken.append(ids)
-        outcomes = yield Draw(ids, np.full(len(ids), self.count))
+        outcomes = yield RolloutRequest(ids, np.full(len(ids), self.count))
         self.seen.append(outcomes)
         return Batch(outcomes)
 
 
-def play(table: Table, rule: Recorder, steps: int, seed: int = 0) -> Player:
-    player = Player("recorder", rule)  # type: ignore[arg-type]
-    setting = Setting(groups=rule.wanted, num_generations=rule.count, prompts=len(table.prompt_ids), seed=seed)
-    results = list(replay_table(table.cards(seed, 1.0), [player], setting, steps))
+def replay(table: Table, rule: Recorder, steps: int, seed: int = 0) -> ReplayedRule:
+    replayed = ReplayedRule("recorder", rule)  # type: ignore[arg-type]
+    context = RuleContext(groups=rule.wanted, average=rule.count, prompts=len(table.prompt_ids), seed=seed)
+    results = list(replay_table(table.rollouts(seed, 1.0), [replayed], context, steps))
     assert [step for _, step, _ in results] == list(range(len(rule.seen)))
-    return player
+    return replayed
 
 
-def test_every_rollout_is_dealt_once_and_then_the_prompt_is_out() -> None:
+def test_every_rollout_is_drawn_once_and_then_the_prompt_is_skipped() -> None:
     table, rule = table_of([6] * 6), Recorder(take=3, count=4)
-    player = play(table, rule, steps=10)
-    dealt = [reward for outcomes in rule.seen for reward in outcomes.rewards_PG.tolist()]
-    assert sorted(dealt) == list(range(36))
+    replayed = replay(table, rule, steps=10)
+    drawn = [reward for outcomes in rule.seen for reward in outcomes.rewards_PG.tolist()]
+    assert sorted(drawn) == list(range(36))
     assert len(rule.seen) == 4
     # Two passes over all six: 4 rollouts each, then the 2 that are left.
     for one_pass, got in ((rule.taken[:2], 4), (rule.taken[2:], 2)):
         assert sorted(id_ for ids in one_pass for id_ in ids) == list(table.prompt_ids)
         assert all((outcomes.counts_P == got).all() for outcomes in rule.seen[:2] if got == 4)
-    assert player.out == "stopped at step 4: it takes 3 prompts, and 0 more have rollouts left"
+    assert replayed.stopped_reason == "stopped at step 4: it takes 3 prompts, and 0 more have rollouts left"
 
 
-def test_a_seed_is_a_game() -> None:
-    games = []
+def test_a_seed_fixes_every_draw() -> None:
+    replays = []
     for seed in (0, 0, 1):
         rule = Recorder(take=2, count=2)
-        play(table_of([4] * 8), rule, steps=4, seed=seed)
-        games.append([(outcomes.prompt_ids, outcomes.rewards_PG.tolist()) for outcomes in rule.seen])
-    assert games[0] == games[1] != games[2]
+        replay(table_of([4] * 8), rule, steps=4, seed=seed)
+        replays.append([(outcomes.prompt_ids, outcomes.rewards_PG.tolist()) for outcomes in rule.seen])
+    assert replays[0] == replays[1] != replays[2]
 
 
 def test_what_another_rule_does_changes_nothing() -> None:
-    cards = table_of([8] * 8).cards(0, 1.0)
-    setting = Setting(groups=4, num_generations=2, prompts=8)
-    games = []
-    for names in (["posterior"], ["uniform", "posterior", "knapsack-rl"]):
-        players = [Player(name, make_strategy(name, setting)) for name in names]
-        results = replay_table(cards, players, setting, 6)
-        games.append([score.figures for name, _, score in results if name == "posterior"])
-    for one, other in zip(*games, strict=True):
+    rollouts = table_of([8] * 8).rollouts(0, 1.0)
+    context = RuleContext(groups=4, average=2, prompts=8)
+    replays = []
+    for names in (["beta"], ["uniform", "beta", "paper"]):
+        rules = [ReplayedRule(name, make_strategy(name, context)) for name in names]
+        results = replay_table(rollouts, rules, context, 6)
+        replays.append([metrics.values for name, _, metrics in results if name == "beta"])
+    for one, other in zip(*replays, strict=True):
         assert one == pytest.approx(other, nan_ok=True)
 
 
-def test_a_pass_that_ends_within_a_step_goes_on_with_the_next_and_takes_nobody_twice() -> None:
+def test_a_pass_that_ends_within_a_step_goes_on_with_the_next_and_takes_no_prompt_twice() -> None:
     rule = Recorder(take=3, count=1)
-    play(table_of([9] * 4), rule, steps=8)
+    replay(table_of([9] * 4), rule, steps=8)
     for ids in rule.taken:
         assert len(set(ids)) == 3
     assert set(rule.taken[0]) | {rule.taken[1][0]} == {"q0", "q1", "q2", "q3"}
@@ -262,16 +260,16 @@ def test_a_table_with_steps_is_replayed_as_it_was_recorded() -> None:
         None,
         np.array([1, 7, 1, 7, 1, 7], dtype=np.int32),
     )
-    one, seven = table.visits(success_threshold=0.5)
+    one, seven = table.steps(success_threshold=0.5)
     assert (one.outcomes.step, one.outcomes.prompt_ids, one.budget) == (1, ("c", "a"), 3)
     assert one.outcomes.rewards_PG.tolist() == [1, 0, 0.5]
     assert one.outcomes.successes_P.tolist() == [1, 1]
     assert (seven.outcomes.step, seven.outcomes.prompt_ids) == (7, ("a", "b"))
     assert seven.planned_P.tolist() == [2, 1]
     rule = Recorder(take=2, count=1)
-    results = list(replay_visits([one, seven], [Player("r", rule)], seed=0))  # type: ignore[arg-type]
+    results = list(replay_steps([one, seven], [ReplayedRule("r", rule)], seed=0))  # type: ignore[arg-type]
     assert [(name, step) for name, step, _ in results] == [("(recorded)", 1), ("r", 1), ("(recorded)", 7), ("r", 7)]
     assert rule.taken == [("c", "a"), ("a", "b")]
-    assert results[3][2].figures["overlap"] == pytest.approx(2 / 3)
+    assert results[3][2].values["overlap"] == pytest.approx(2 / 3)
     with pytest.raises(ValueError, match="no column `step`"):
-        next(table_of([1]).visits(1.0))
+        next(table_of([1]).steps(1.0))

@@ -1,4 +1,4 @@
-"""Replaying a trace: the rule that made it plans what it planned, and what others plan costs no memory."""
+"""Replaying a trace: the rule that made it repeats its plans, and memory does not grow with the trace."""
 
 from __future__ import annotations
 
@@ -11,57 +11,56 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from synthetic_run import AVERAGE, GROUPS, PROMPTS, record_run
-
-pytest.importorskip("rich")
-
-from knapsack_rl.allocator import Method, make_allocator
-from knapsack_rl.entrants import Setting, make_strategy
+from knapsack_arena.registry import make_strategy
+from knapsack_arena.replay.replay import RECORDED, ReplayedRule, replay_steps
+from knapsack_arena.replay.source import ExactRates, RecordedTrace
+from knapsack_arena.strategies import OneRound, RolloutRequest, StepGenerator, StepSpec
+from knapsack_rl.config import AllocationConfig, RuleName
+from knapsack_rl.metrics import MAX_TEXT
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
-from knapsack_rl.replay.game import RECORDED, Player, replay_visits
-from knapsack_rl.replay.recording import ExactRates, Recording
 from knapsack_rl.session import Session
-from knapsack_rl.strategy import Draw, OneRound, Request, Turn
 from knapsack_rl.trace import TraceWriter, read_trace
+from synthetic_run import AVERAGE, GROUPS, PROMPTS, record_run
 
-NAMES: dict[Method, str] = {"uniform": "uniform", "paper": "knapsack-rl", "posterior": "posterior"}
+RULES: tuple[RuleName, ...] = ("uniform", "paper", "beta", "calibrated")
 
 
 class Spy:
-    """A strategy that keeps what the one inside it draws and is sent."""
+    """A strategy that keeps the requests and outcomes of the one inside it."""
 
     def __init__(self, inner: object) -> None:
         self.inner, self.rounds = inner, []
 
-    def step(self, request: Request) -> Turn:
-        turn = self.inner.step(request)
-        draw = next(turn)
+    def step(self, spec: StepSpec) -> StepGenerator:
+        steps = self.inner.step(spec)
+        request = next(steps)
         while True:
-            outcomes = yield draw
-            self.rounds.append((draw, outcomes))
+            outcomes = yield request
+            self.rounds.append((request, outcomes))
             try:
-                draw = turn.send(outcomes)
+                request = steps.send(outcomes)
             except StopIteration as done:
                 return done.value
 
 
 def replayed(path: Path, *names: str, seed: int = 0) -> list[Spy]:
-    recording = Recording(path)
-    setting = recording.setting(seed)
-    spies = [Spy(make_strategy(name, setting)) for name in names]
-    players = [Player(name, spy) for name, spy in zip(names, spies, strict=True)]
-    list(replay_visits(recording, players, seed))
-    assert [player.out for player in players] == [None] * len(names)
+    recording = RecordedTrace(path)
+    context = recording.context(seed)
+    spies = [Spy(make_strategy(name, context)) for name in names]
+    rules = [ReplayedRule(name, spy) for name, spy in zip(names, spies, strict=True)]
+    list(replay_steps(recording, rules, seed))
+    assert [rule.stopped_reason for rule in rules] == [None] * len(names)
     return spies
 
 
-def session_run(path: Path, method: Method, steps: int = 30) -> None:
+def session_run(path: Path, rule: RuleName, steps: int = 30) -> None:
     """A run through the real session, with groups that come back short and answers that do not come."""
     rng = np.random.default_rng(5)
-    session = Session(make_allocator(method, 2, 32, Setting(GROUPS, AVERAGE, PROMPTS).half_life))
+    config = AllocationConfig(rule, average=AVERAGE, pool=1, min_count=2, max_count=32)
+    session = Session(config, steps_per_pass=PROMPTS / GROUPS)
     settings = {"num_generations": AVERAGE, "min_count": 2, "max_count": 32}
-    session.open_trace(path, {"engine": "test", "method": method, "seed": 0, "settings": settings})
+    session.open_trace(path, {"engine": "test", "rule": rule, "seed": 0, "settings": settings})
     rates = rng.beta(0.5, 0.7, PROMPTS)
     for step in range(steps):
         # First one pass over all prompts, then any.
@@ -72,22 +71,24 @@ def session_run(path: Path, method: Method, steps: int = 30) -> None:
         rewards = (rng.random(got.sum()) < np.repeat(rates[rows], got)).astype(float)
         rewards[rng.random(rewards.size) < 0.05] = np.nan
         tokens = rng.integers(1, 900, rewards.size)
-        session.learn(plan, Outcomes(step, plan.prompt_ids, got, rewards, tokens), optimizer_step=step)
+        ids_PG = np.repeat(np.array(plan.prompt_ids), got)
+        session.observe(step, ids_PG, rewards, tokens, optimizer_step=step)
+        session.give_up(step)
     session.trace.end("finished")
 
 
-@pytest.mark.parametrize("method", NAMES)
-def test_the_rule_that_made_a_trace_plans_what_it_planned_bit_for_bit(tmp_path: Path, method: Method) -> None:
+@pytest.mark.parametrize("rule", RULES)
+def test_the_rule_that_made_a_trace_plans_what_it_planned_bit_for_bit(tmp_path: Path, rule: RuleName) -> None:
     path = tmp_path / "trace.jsonl"
-    session_run(path, method)
-    [spy] = replayed(path, NAMES[method], seed=11)
+    session_run(path, rule)
+    [spy] = replayed(path, rule, seed=11)
     steps = read_trace(path).steps
     assert len(spy.rounds) == len(steps) == 30
-    for (draw, outcomes), step in zip(spy.rounds, steps, strict=True):
-        assert draw.prompt_ids == step.plan.prompt_ids
-        np.testing.assert_array_equal(draw.counts_P, step.plan.counts_P)
-        np.testing.assert_array_equal(draw.success_rates_P, step.plan.success_rates_P)
-        np.testing.assert_array_equal(draw.strength_P, step.plan.strength_P)
+    for (request, outcomes), step in zip(spy.rounds, steps, strict=True):
+        assert request.prompt_ids == step.plan.prompt_ids
+        np.testing.assert_array_equal(request.counts_P, step.plan.counts_P)
+        np.testing.assert_array_equal(request.success_rates_P, step.plan.success_rates_P)
+        np.testing.assert_array_equal(request.pseudo_count_P, step.plan.pseudo_count_P)
         np.testing.assert_array_equal(outcomes.counts_P, step.outcomes.counts_P)
         np.testing.assert_array_equal(outcomes.rewards_PG, step.outcomes.rewards_PG)
         np.testing.assert_array_equal(outcomes.tokens_PG, step.outcomes.tokens_PG)
@@ -95,14 +96,14 @@ def test_the_rule_that_made_a_trace_plans_what_it_planned_bit_for_bit(tmp_path: 
 
 def test_the_same_score_as_what_happened(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
-    session_run(path, "posterior", steps=6)
-    recording = Recording(path)
-    player = Player("posterior", make_strategy("posterior", recording.setting()))
-    results = list(replay_visits(recording, [player], 0))
-    for (name, step, score), (rule, again, mine) in zip(results[::2], results[1::2], strict=True):
-        assert (name, rule, step) == (RECORDED, "posterior", again)
-        assert mine.figures == pytest.approx(score.figures, nan_ok=True)
-        assert (mine.figures["same_plan"], mine.figures["overlap"]) == (1, 1)
+    session_run(path, "beta", steps=6)
+    recording = RecordedTrace(path)
+    rule = ReplayedRule("beta", make_strategy("beta", recording.context()))
+    results = list(replay_steps(recording, [rule], 0))
+    for (name, step, metrics), (replayed_name, again, mine) in zip(results[::2], results[1::2], strict=True):
+        assert (name, replayed_name, step) == (RECORDED, "beta", again)
+        assert mine.values == pytest.approx(metrics.values, nan_ok=True)
+        assert (mine.values["same_plan"], mine.values["overlap"]) == (1, 1)
 
 
 def test_every_rule_plans_before_it_sees_the_step(tmp_path: Path) -> None:
@@ -114,16 +115,16 @@ def test_every_rule_plans_before_it_sees_the_step(tmp_path: Path) -> None:
     assert record["step"] == 11
     record["rewards"] = [None if reward is None else 1 - reward for reward in record["rewards"]]
     turned.write_text("".join([*lines[:12], json.dumps(record, separators=(",", ":")) + "\n"]))
-    for one, other in zip(*(replayed(file, "posterior", "knapsack-rl") for file in (path, turned)), strict=True):
-        for (draw, _), (again, _) in zip(one.rounds, other.rounds, strict=True):
-            np.testing.assert_array_equal(draw.counts_P, again.counts_P)
+    for one, other in zip(*(replayed(file, "beta", "paper") for file in (path, turned)), strict=True):
+        for (request, _), (again, _) in zip(one.rounds, other.rounds, strict=True):
+            np.testing.assert_array_equal(request.counts_P, again.counts_P)
 
 
 # ------------------------------------------------------------------------------------------------ the file
 
 
-def numbers(recording: Recording) -> list[int]:
-    return [visit.outcomes.step for visit in recording]
+def numbers(recording: RecordedTrace) -> list[int]:
+    return [step.outcomes.step for step in recording]
 
 
 def add_step(writer: TraceWriter, step: int, reward: float = 1.0, ids: tuple[str, ...] = ("a", "b")) -> None:
@@ -137,7 +138,7 @@ def add_step(writer: TraceWriter, step: int, reward: float = 1.0, ids: tuple[str
 
 def test_steps_that_were_done_again_after_a_resume_count_once(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
-    writer = TraceWriter(path, {"method": "uniform"})
+    writer = TraceWriter(path, {"rule": "uniform"})
     for step in range(4):
         add_step(writer, step, reward=0.25)
     writer.evaluation(1, 4, {}, {"a": 0.1})
@@ -148,23 +149,39 @@ def test_steps_that_were_done_again_after_a_resume_count_once(tmp_path: Path) ->
         for step in range(resume, 5):
             add_step(writer, step, reward=resume)
         writer.close()
-    recording, trace = Recording(path), read_trace(path)
+    recording, trace = RecordedTrace(path), read_trace(path)
     assert numbers(recording) == [0, 1, 2, 3, 4] == [step.plan.step for step in trace.steps]
-    assert [visit.outcomes.rewards_PG[0] for visit in recording] == [0.25, 0.25, 2, 3, 3]
+    assert [step.outcomes.rewards_PG[0] for step in recording] == [0.25, 0.25, 2, 3, 3]
     # What was measured at step 1 stands; what was measured at step 4 was of a policy that was given up.
     assert recording.rates(4) == {"a": 0.1}
     assert recording.rates(0) == {}
 
 
+def test_a_plan_that_was_open_in_the_checkpoint_counts_as_completed_after_the_resume(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    writer = TraceWriter(path, {"rule": "uniform"})
+    for step, ids in ((0, ("a", "b")), (1, ("c", "d")), (0, ("e", "f"))):
+        add_step(writer, step, reward=0.25, ids=ids)
+    writer.close()
+    writer = TraceWriter(path, {}, resume_step=2)
+    add_step(writer, 0, reward=0.75, ids=("e", "f"))
+    add_step(writer, 2, ids=("a", "b"))
+    writer.close()
+    recording, trace = RecordedTrace(path), read_trace(path)
+    assert [step.plan.prompt_ids for step in trace.steps] == [("a", "b"), ("c", "d"), ("e", "f"), ("a", "b")]
+    assert [step.outcomes.prompt_ids for step in recording] == [step.plan.prompt_ids for step in trace.steps]
+    assert [step.outcomes.rewards_PG[0] for step in recording] == [0.25, 0.25, 0.75, 1.0]
+
+
 def test_lines_in_another_form_are_read_all_the_same(tmp_path: Path) -> None:
     path, loose = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    record_run(path, "posterior", steps=5)
+    record_run(path, "beta", steps=5)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     loose.write_text("".join(json.dumps(dict(reversed(line.items()))) + "\n\n" for line in lines).replace("\n\n", "\n"))
-    one, other = Recording(path), Recording(loose)
+    one, other = RecordedTrace(path), RecordedTrace(loose)
     assert (one.prompts, numbers(one), one.run) == (other.prompts, numbers(other), other.run)
-    for visit, again in zip(one, other, strict=True):
-        np.testing.assert_array_equal(visit.outcomes.rewards_PG, again.outcomes.rewards_PG)
+    for step, again in zip(one, other, strict=True):
+        np.testing.assert_array_equal(step.outcomes.rewards_PG, again.outcomes.rewards_PG)
 
 
 def test_a_last_line_that_a_kill_cut_off_is_ignored(tmp_path: Path) -> None:
@@ -172,7 +189,7 @@ def test_a_last_line_that_a_kill_cut_off_is_ignored(tmp_path: Path) -> None:
     record_run(path, "uniform", steps=4, exact=False, ended=None)
     whole = path.read_bytes()
     path.write_bytes(whole[:-40])
-    assert numbers(Recording(path)) == [0, 1, 2]
+    assert numbers(RecordedTrace(path)) == [0, 1, 2]
     assert len(read_trace(path).steps) == 3
 
 
@@ -181,85 +198,88 @@ def test_a_damaged_line_is_named(tmp_path: Path, keep_head: bool) -> None:
     path = tmp_path / "trace.jsonl"
     record_run(path, "uniform", steps=4, exact=False)
     lines = path.read_bytes().splitlines(keepends=True)
-    # With its head and its end intact the damage shows only when the step is played.
+    # With its head and its end intact the damage is deep in the line.
     lines[2] = lines[2].replace(b'"rewards":[', b'"rewards":[oops,') if keep_head else lines[2][:300] + b"\n"
     path.write_bytes(b"".join(lines))
     with pytest.raises(ValueError, match=r"trace\.jsonl:3: "):
-        list(Recording(path))
+        list(RecordedTrace(path))
 
 
-@pytest.mark.parametrize("content", ["", '{"kind":"run","version":1}\n', '{"kind":"step"}\n{}\n', '{"kind":"ru'])
+@pytest.mark.parametrize("content", ["", '{"kind":"run","version":2}\n', '{"kind":"step"}\n{}\n', '{"kind":"ru'])
 def test_a_file_without_steps_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "trace.jsonl"
     path.write_text(content)
     with pytest.raises(ValueError, match=r"trace\.jsonl"):
-        Recording(path)
+        RecordedTrace(path)
 
 
 def test_any_text_survives(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
     ids = ('"ids":["x"],"counts":', "[red]\u2028\x1b[31m", "ünï\\\n")
-    with TraceWriter(path, {"method": "[bold]"}) as writer:
+    with TraceWriter(path, {"rule": "[bold]"}) as writer:
         add_step(writer, 0, ids=ids)
-    recording = Recording(path)
+    recording = RecordedTrace(path)
     assert recording.prompts == 3
     assert next(iter(recording)).outcomes.prompt_ids == ids
 
 
-# ---------------------------------------------------------------------------------------- what rules are told
+# ---------------------------------------------------------------------------------------- what rules are given
 
 
 def test_the_setting_is_that_of_the_run(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
-    settings = {"min_generations": 0, "max_generations": 64, "belief_half_life": None, "half_life": 12.0}
-    with TraceWriter(path, {"method": "uniform", "settings": settings}) as writer:
+    settings = {"min_generations": 0, "max_generations": 64, "half_life": 12.0}
+    with TraceWriter(path, {"rule": "uniform", "settings": settings}) as writer:
         add_step(writer, 0)
-    setting = Recording(path).setting(seed=3)
-    assert (setting.groups, setting.num_generations, setting.min_count, setting.max_count) == (2, 2, 0, 64)
-    assert (setting.half_life, setting.seed) == (12.0, 3)
-    setting = Recording(path).setting(low=2, high=9, prompts=100)
-    assert (setting.min_count, setting.max_count, setting.prompts) == (2, 9, 100)
+    context = RecordedTrace(path).context(seed=3)
+    assert (context.groups, context.average, context.min_count, context.max_count) == (2, 2, 0, 64)
+    assert (context.half_life, context.seed) == (12.0, 3)
+    context = RecordedTrace(path).context(min_count=2, max_count=9, prompts=100)
+    assert (context.min_count, context.max_count, context.prompts) == (2, 9, 100)
 
 
 def test_without_a_half_life_the_prompts_of_the_trace_set_it(tmp_path: Path) -> None:
     path = record_run(tmp_path / "trace.jsonl", "uniform", steps=8)
-    assert Recording(path).setting().prompts == PROMPTS
+    assert RecordedTrace(path).context().prompts == PROMPTS
 
 
 def test_the_oracle_knows_what_was_measured_and_no_more(tmp_path: Path) -> None:
     path = record_run(tmp_path / "trace.jsonl", "uniform", steps=24)
-    recording = Recording(path)
+    recording = RecordedTrace(path)
     truth = ExactRates(recording)
     evaluations = read_trace(path).evals
     for step in (0, 1, 2, 3, 23):
         truth.step = step
         latest = [evaluation for evaluation in evaluations if evaluation.step <= step][-1]
         np.testing.assert_array_equal(truth(["q003", "q001"]), [latest.rates["q003"], latest.rates["q001"]])
-    with pytest.raises(ValueError, match="step 23 knows the exact success rate of 'q999'"):
+    with pytest.raises(ValueError, match="step 23 has the exact success rate of 'q999'"):
         truth(["q999"])
 
 
 class Greedy:
     """Takes once more than the step recorded."""
 
-    def step(self, request: Request) -> Turn:
-        ids = request.take(request.groups)
-        yield Draw(ids, np.full(len(ids), 2))
-        request.take(1)
+    def step(self, spec: StepSpec) -> StepGenerator:
+        ids = spec.take(spec.groups)
+        yield RolloutRequest(ids, np.full(len(ids), 2))
+        spec.take(1)
         raise AssertionError("not reached")
 
 
-def test_a_rule_that_wants_other_prompts_is_out_and_the_others_go_on(tmp_path: Path) -> None:
-    recording = Recording(record_run(tmp_path / "trace.jsonl", "uniform", steps=3))
-    setting = recording.setting()
-    greedy, pool = Player("greedy", Greedy()), Player("pool", OneRound(make_allocator(min_count=0), pool=2))  # type: ignore[arg-type]
-    uniform = Player("uniform", make_strategy("uniform", setting))
-    results = [(name, step) for name, step, _ in replay_visits(recording, [greedy, pool, uniform], 0)]
+def test_a_rule_that_takes_other_prompts_stops_and_the_others_go_on(tmp_path: Path) -> None:
+    recording = RecordedTrace(record_run(tmp_path / "trace.jsonl", "uniform", steps=3))
+    context = recording.context()
+    greedy, pool = (
+        ReplayedRule("greedy", Greedy()),
+        ReplayedRule("pool", OneRound(AllocationConfig(pool=2).make_allocator(), pool=2)),
+    )  # type: ignore[arg-type]
+    uniform = ReplayedRule("uniform", make_strategy("uniform", context))
+    results = [(name, step) for name, step, _ in replay_steps(recording, [greedy, pool, uniform], 0)]
     assert results == [(name, step) for step in range(3) for name in (RECORDED, "uniform")]
-    assert uniform.out is None
-    for player in (greedy, pool):
-        assert player.out is not None
-        assert "more prompts than the 32 that the step recorded" in player.out
+    assert uniform.stopped_reason is None
+    for rule in (greedy, pool):
+        assert rule.stopped_reason is not None
+        assert "more prompts than the 32 that the step recorded" in rule.stopped_reason
 
 
 # ------------------------------------------------------------------------------------------------ memory
@@ -274,8 +294,8 @@ def write_long_trace(path: Path, steps: int, groups: int = 64, size: int = 8) ->
         np.ones(groups), np.ones(groups, dtype=bool),
     )  # fmt: skip
     rewards = (rng.random(groups * size) < 0.4).astype(float)
-    with TraceWriter(path, {"method": "uniform"}) as writer:
-        samples = [{"id": ids[0], "completion": "x" * 60_000, "reward": 0.0}]
+    with TraceWriter(path, {"rule": "uniform"}) as writer:
+        samples = [{"id": ids[0], "completion": "x" * MAX_TEXT, "reward": 0.0}] * 30
         outcomes = Outcomes(0, ids, plan.counts_P, rewards)
         writer.step(plan, outcomes, optimizer_step=0, seconds={}, samples=samples)
     line = path.read_bytes().splitlines(keepends=True)[1]
@@ -288,9 +308,9 @@ def peak_of_replay(path: Path) -> int:
     """Bytes allocated at most while the trace is replayed, in Python and numpy."""
     tracemalloc.start()
     try:
-        recording = Recording(path)
-        players = [Player(name, make_strategy(name, recording.setting())) for name in ("uniform", "posterior")]
-        for _ in replay_visits(recording, players, 0):
+        recording = RecordedTrace(path)
+        rules = [ReplayedRule(name, make_strategy(name, recording.context())) for name in ("uniform", "beta")]
+        for _ in replay_steps(recording, rules, 0):
             pass
         return tracemalloc.get_traced_memory()[1]
     finally:
@@ -312,7 +332,7 @@ def test_memory_does_not_grow_with_the_trace(tmp_path: Path) -> None:
 def test_a_trace_of_400_mb_needs_the_memory_of_one_of_50(tmp_path: Path) -> None:
     """Through the command, with its output files, as the system counts it."""
     code = (
-        "import resource, sys\nfrom knapsack_rl.cli import main\n"
+        "import resource, sys\nfrom knapsack_rl.__main__ import main\n"
         "sys.exit(main(sys.argv[1:]) or print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr))"
     )
     peaks = []
@@ -323,7 +343,7 @@ def test_a_trace_of_400_mb_needs_the_memory_of_one_of_50(tmp_path: Path) -> None
             "replay",
             path,
             "--rules",
-            "uniform,posterior",
+            "uniform,beta",
             "--json",
             tmp_path / "o.json",
             "--parquet",

@@ -1,4 +1,4 @@
-"""Traces in, one honest page out."""
+"""The report: its page, its figures, and its conclusions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from knapsack_rl.cli import main
+from knapsack_rl.__main__ import main
+from knapsack_rl.config import RuleName
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
 from knapsack_rl.report import write_report
@@ -22,12 +23,12 @@ from synthetic_run import record_run
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
-from knapsack_rl.report.belief_charts import binned
-from knapsack_rl.report.charts import smooth
+from knapsack_rl.report.charts import binned, smooth
 from knapsack_rl.report.runs import flat_settings, make_runs
 from knapsack_rl.report.tables import _to_extremes, headline, transitions
 from knapsack_rl.report.verdict import verdict
 
+RULES: tuple[RuleName, ...] = ("uniform", "beta", "paper")
 VOID = {"meta", "br", "img", "path", "use", "image", "rect", "circle", "line"}
 
 
@@ -56,10 +57,10 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Short runs of three methods, ``<method>/trace.jsonl``."""
+    """Short runs of three rules, ``<rule>/trace.jsonl``."""
     folder = tmp_path_factory.mktemp("runs")
-    for method in ("uniform", "posterior", "paper"):
-        record_run(folder / method / "trace.jsonl", method, steps=16)
+    for rule in RULES:
+        record_run(folder / rule / "trace.jsonl", rule, steps=16)
     return folder
 
 
@@ -85,15 +86,18 @@ def test_the_page_is_whole_and_shows_every_part(page: str) -> None:
     tags = [tag for tag, _ in Page(page).tags]
     assert tags.count("svg") == 5
     for heading in (
-        "Learning", "Groups that taught something", "How the budget was divided", "Where the budget went",
-        "Did the beliefs come true?", "Prompts that changed their status", "A few completions", "Settings",
+        "Learning", "Mixed groups", "Rollouts per prompt over time", "Rollouts per prompt by success rate",
+        "Calibration of the beliefs", "Changes of difficulty", "Sample completions", "Settings",
     ):  # fmt: skip
         assert f"<h2>{heading}</h2>" in page
     words = text_of(page)
-    for label in ("uniform", "knapsack", "knapsack (paper)"):
+    for label in ("uniform", "beta", "paper"):
         assert label in words
     assert "4,096" in words  # rollouts spent: 16 steps of 32 prompts, 8 each
-    assert "One run per method is an anecdote" in words
+    assert "One run per rule is not evidence" in words
+    assert "zero-gradient rollouts" in words
+    for old in ("knapsack:", "posterior", "dead"):
+        assert old not in words
     assert "model.hidden_size" in words
 
 
@@ -115,16 +119,16 @@ def test_the_same_traces_give_the_same_page(folder: Path, page: str, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]  # no temporary file stays
 
 
-def test_every_method_keeps_its_colour(folder: Path) -> None:
-    def colours(*methods: str) -> dict[str, str]:
-        return {run.method: run.colour for run in make_runs([read_trace(folder / m / "trace.jsonl") for m in methods])}
+def test_every_rule_keeps_its_colour(folder: Path) -> None:
+    def colours(*rules: str) -> dict[str, str]:
+        return {run.rule: run.colour for run in make_runs([read_trace(folder / r / "trace.jsonl") for r in rules])}
 
-    alone, together = colours("posterior"), colours("uniform", "paper", "posterior")
-    assert alone["posterior"] == together["posterior"]
+    alone, together = colours("beta"), colours("uniform", "paper", "beta")
+    assert alone["beta"] == together["beta"]
     assert len(set(together.values())) == 3
 
 
-def test_runs_of_one_method_are_told_apart(tmp_path: Path) -> None:
+def test_runs_of_one_rule_are_told_apart(tmp_path: Path) -> None:
     def labels(*paths: Path) -> list[str]:
         return [run.label for run in make_runs([read_trace(path) for path in paths])]
 
@@ -145,7 +149,7 @@ def hostile_plan(prompt_id: str) -> Plan:
 
 def test_prompts_completions_and_settings_are_escaped(tmp_path: Path) -> None:
     attack = "$x^ <script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}\ud800"
-    run = {"method": attack, "seed": attack, "settings": {attack: attack}}
+    run = {"rule": attack, "seed": attack, "settings": {attack: attack}}
     with TraceWriter(tmp_path / "t.jsonl", run) as writer:
         for step in range(3):
             sample = {"id": attack, "completion": attack, "reward": attack}
@@ -173,33 +177,34 @@ def test_an_empty_file_still_gives_a_page(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").touch()
     words = text_of(report(tmp_path, tmp_path / "t.jsonl"))
     assert "holds no record yet" in words
-    assert "Nothing to judge yet" in words
+    assert "No comparison: no generation step has been recorded." in words
 
 
 def test_a_run_without_steps_beside_one_with_steps(tmp_path: Path, folder: Path) -> None:
-    record_run(tmp_path / "t.jsonl", "posterior", steps=0, ended=None, exact=False)
+    record_run(tmp_path / "t.jsonl", "beta", steps=0, ended=None, exact=False)
     words = text_of(report(tmp_path, tmp_path / "t.jsonl", folder / "uniform" / "trace.jsonl"))
-    assert "knapsack: no generation step has been recorded yet" in words
-    assert "Nothing here to compare with" in words
+    assert "beta: no generation step has been recorded yet" in words
+    assert "No comparison: it needs a run with uniform groups" in words
 
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_a_single_step(tmp_path: Path, exact: bool) -> None:
-    record_run(tmp_path / "t.jsonl", "posterior", steps=1, exact=exact)
+    record_run(tmp_path / "t.jsonl", "beta", steps=1, exact=exact)
     assert "a single step has been recorded" in text_of(report(tmp_path, tmp_path / "t.jsonl"))
 
 
 @pytest.mark.parametrize(
-    ("ended", "words"), [("interrupted", "was interrupted after 3 generation steps"), (None, "the record has no end")]
+    ("ended", "words"),
+    [("interrupted", "was interrupted after 3 generation steps"), (None, "the trace has no end record")],
 )
 def test_a_run_that_did_not_finish_says_so(tmp_path: Path, ended: str | None, words: str) -> None:
-    record_run(tmp_path / "t.jsonl", "posterior", steps=3, ended=ended)
+    record_run(tmp_path / "t.jsonl", "beta", steps=3, ended=ended)
     assert words in text_of(report(tmp_path, tmp_path / "t.jsonl"))
 
 
 @pytest.mark.filterwarnings("error:Mean of empty slice", "error:invalid value")
 def test_a_step_that_brought_nothing(tmp_path: Path) -> None:
-    with TraceWriter(tmp_path / "t.jsonl", {"method": "mine"}) as writer:
+    with TraceWriter(tmp_path / "t.jsonl", {"rule": "mine"}) as writer:
         writer.step(hostile_plan("a"), Outcomes.of_groups(0, [("a", [])]), optimizer_step=0, seconds={"step": math.nan})
         writer.step(hostile_plan("a"), Outcomes.of_groups(0, [("a", [math.nan] * 2)]), optimizer_step=1, seconds={})
     assert "mine" in text_of(report(tmp_path, tmp_path / "t.jsonl"))
@@ -231,9 +236,9 @@ def test_the_command_finds_traces_below_folders(
 # ------------------------------------------------------------------------------------------------ figures and words
 
 
-def evaluated(path: Path, method: str, points: Sequence[tuple[int, float]], metric: str = "heldout/pass_rate") -> Path:
+def evaluated(path: Path, rule: str, points: Sequence[tuple[int, float]], metric: str = "heldout/pass_rate") -> Path:
     """A run of one step with a given learning curve."""
-    with TraceWriter(path, {"method": method, "seed": path.stem}) as writer:
+    with TraceWriter(path, {"rule": rule, "seed": path.stem}) as writer:
         two, ones = np.array([2]), np.array([1.0])
         plan = Plan(0, ("a",), two, 2, two.copy(), two.copy(), ones * 0.5, ones * 2, np.array([True]))
         writer.step(plan, Outcomes.of_groups(0, [("a", [1.0, 0.0])]), optimizer_step=0, seconds={})
@@ -246,49 +251,57 @@ def evaluated(path: Path, method: str, points: Sequence[tuple[int, float]], metr
 @pytest.mark.parametrize(
     ("ours", "words"),
     [
-        ([(0, 0.2), (100, 0.8)], "0.800 with knapsack, ahead by 0.200"),
-        ([(0, 0.2), (50, 0.7), (100, 0.8)], "(first measured where uniform ended after 50 % of the rollouts)"),
-        ([(0, 0.2), (100, 0.4)], "0.400 with knapsack, behind by 0.200"),
-        ([(0, 0.2), (100, 0.61)], "0.610 with knapsack, a difference of +0.010 that another seed could make"),
-        # Longer than uniform: what counts is where it stood after the same rollouts.
-        ([(0, 0.2), (200, 0.8)], "After 100 rollouts the held-out pass rate is 0.600 with uniform groups; 0.500 with"),
+        ([(0, 0.2), (100, 0.8)], "0.800 with beta, ahead by 0.200"),
+        ([(0, 0.2), (50, 0.7), (100, 0.8)], "(uniform's final value was first measured after 50 % of the rollouts)"),
+        ([(0, 0.2), (100, 0.4)], "0.400 with beta, behind by 0.200"),
+        ([(0, 0.2), (100, 0.61)], "0.610 with beta, a difference of +0.010, which is within the noise between seeds"),
+        # A longer run is compared at the number of rollouts that both reached.
+        ([(0, 0.2), (200, 0.8)], "After 100 rollouts the held-out pass rate is 0.600 with uniform; 0.500 with"),
     ],
 )
 def test_the_verdict_compares_at_equal_rollouts(tmp_path: Path, ours: list[tuple[int, float]], words: str) -> None:
     uniform = evaluated(tmp_path / "u", "uniform", [(0, 0.2), (100, 0.6)])
-    runs = make_runs([read_trace(path) for path in (uniform, evaluated(tmp_path / "k", "posterior", ours))])
-    assert words in verdict(runs)
-    assert "anecdote" in verdict(runs)
+    runs = make_runs([read_trace(path) for path in (uniform, evaluated(tmp_path / "k", "beta", ours))])
+    assert words in verdict(runs)[0]
+    assert "not evidence" in verdict(runs)[-1]
+
+
+def test_the_verdict_covers_every_pass_rate_that_all_runs_have(tmp_path: Path) -> None:
+    paths = [record_run(tmp_path / rule, rule, steps=4) for rule in RULES[:2]]
+    heldout, train, caution = verdict(make_runs([read_trace(path) for path in paths]))
+    assert "the held-out pass rate is" in heldout
+    assert "the pass rate on training prompts is" in train
+    assert caution == "One run per rule is not evidence: repeat with other seeds."
 
 
 def test_several_seeds_are_averaged(tmp_path: Path) -> None:
     paths = [
-        evaluated(tmp_path / f"{method}{seed}", method, [(0, 0.1), (100, end + 0.1 * seed)])
-        for method, end in (("uniform", 0.4), ("posterior", 0.6))
+        evaluated(tmp_path / f"{rule}{seed}", rule, [(0, 0.1), (100, end + 0.1 * seed)])
+        for rule, end in (("uniform", 0.4), ("beta", 0.6))
         for seed in range(2)
     ]
-    words = verdict(make_runs([read_trace(path) for path in paths]))
-    assert "0.450 with uniform groups; 0.650 with knapsack, ahead by 0.200" in words
-    assert "At least 2 runs per method." in words
+    compared, caution = verdict(make_runs([read_trace(path) for path in paths]))
+    assert "0.450 with uniform; 0.650 with beta, ahead by 0.200" in compared
+    assert caution == "2 or more runs per rule."
 
 
 def test_runs_without_evaluations_get_no_verdict(tmp_path: Path) -> None:
-    paths = [record_run(tmp_path / m, m, steps=2, exact=False) for m in ("uniform", "posterior")]
+    paths = [record_run(tmp_path / rule, rule, steps=2, exact=False) for rule in RULES[:2]]
     runs = make_runs([read_trace(path) for path in paths])
-    assert verdict(runs).startswith("No verdict")
-    assert all("(observed)" in row["train pass rate"] for row in headline(runs))
+    assert verdict(runs)[0].startswith("No comparison: not every run was evaluated")
+    assert all("(observed)" in row["pass rate on training prompts"] for row in headline(runs))
 
 
 def test_transitions_say_what_they_compare(folder: Path, tmp_path: Path) -> None:
-    [exact] = transitions(make_runs([read_trace(folder / "posterior" / "trace.jsonl")]))
+    [exact] = transitions(make_runs([read_trace(folder / "beta" / "trace.jsonl")]))
     assert exact.source.startswith("exact success rates of 128 prompts, step 0 to step 16")
     assert sum(map(sum, exact.counts)) == 128
     assert "under 1 % counts as 0" in exact.source
     assert [_to_extremes(p) for p in (0.0, 0.009, 0.5, 0.991)] == [0, 0, 0.5, 1]
-    visits = record_run(tmp_path / "t", "posterior", steps=8, exact=False)
+    visits = record_run(tmp_path / "t", "beta", steps=8, exact=False)
     [observed] = transitions(make_runs([read_trace(visits)]))
-    assert "first and the last visit of 128 prompts" in observed.source
-    once = record_run(tmp_path / "once", "posterior", steps=4, exact=False)
+    assert "first and the last group of 128 prompts" in observed.source
+    once = record_run(tmp_path / "once", "beta", steps=4, exact=False)
     assert transitions(make_runs([read_trace(once)])) == []
 
 

@@ -23,15 +23,15 @@ def test_the_golden_file_is_what_the_core_plans() -> None:
     assert made["settings"] == golden["settings"]
     assert made["prompts"] == golden["prompts"]
     assert made["runs"].keys() == golden["runs"].keys()
-    for method, run in golden["runs"].items():
-        for step, expected in zip(made["runs"][method]["steps"], run["steps"], strict=True):
+    for rule, run in golden["runs"].items():
+        for step, expected in zip(made["runs"][rule]["steps"], run["steps"], strict=True):
             for exact in ("prompts", "counts", "rewards"):
                 assert step[exact] == expected[exact], "run tests/golden/make_same_plans.py if this is meant"
-            for name in ("rates", "strength"):
+            for name in ("rates", "pseudo_counts"):
                 np.testing.assert_allclose(step[name], expected[name], rtol=1e-6)
         for name, values in run["beliefs"].items():
-            np.testing.assert_allclose(made["runs"][method]["beliefs"][name], values, rtol=1e-6)
-    assert any(len(set(step["counts"])) > 1 for step in golden["runs"]["posterior"]["steps"])
+            np.testing.assert_allclose(made["runs"][rule]["beliefs"][name], values, rtol=1e-6)
+    assert any(len(set(step["counts"])) > 1 for step in golden["runs"]["beta"]["steps"])
     for name in ("pool", "pool and texts"):
         assert any(0 in step["counts"] for step in golden["runs"][name]["steps"]), "every candidate was chosen"
     texts, none = (golden["runs"][name]["steps"] for name in ("pool and texts", "pool"))

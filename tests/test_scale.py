@@ -1,14 +1,12 @@
-"""The pretend cluster of docs/scale.md: that it counts right, and that its claims hold in the small."""
+"""The simulated cluster of docs/scale.md: its clock, and its figures at a small size."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
+from benchmarks import cluster
 
-from knapsack_rl.rollouts import deal, jobs
-from knapsack_rl.workers import WorkerSpeeds
-
-cluster = pytest.importorskip("benchmarks.cluster", reason="the benchmarks are not part of the wheel")
+from knapsack_rl.plan import jobs
+from knapsack_rl.rollouts import WorkerSpeeds, deal
 
 
 def batch_of(lengths: list[list[float]]) -> object:
@@ -23,10 +21,10 @@ def test_a_worker_is_done_when_its_last_slot_is() -> None:
     done, work = cluster.generate(together, batch, slots=1)
     assert done.tolist() == work.tolist() == [42 + 2 * read]
     done, work = cluster.generate(together, batch, slots=4)
-    assert done.tolist() == [10 + read]  # side by side, and only a prompt's first job reads it
+    assert done.tolist() == [10 + read]  # in parallel, and only the first job of a prompt prefills it
     assert work.tolist() == [42 + 2 * read]
     done, _ = cluster.generate([np.array([0, 1]), np.array([0, 1])], batch, 1, np.array([1.0, 2.0]))
-    assert done.tolist() == [15 + 2 * read, (27 + 2 * read) / 2]  # who shares a prompt reads it again
+    assert done.tolist() == [15 + 2 * read, (27 + 2 * read) / 2]  # each worker with the prompt prefills it
 
 
 def test_every_dealer_deals_every_job_once() -> None:

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from knapsack_arena.simulator import PRESETS, LearnerSettings, Population, Simulation
+from knapsack_arena.simulator.counter_rng import normals, uniforms
+from knapsack_arena.simulator.population import Lengths, logit
+from knapsack_arena.strategies import Batch, RolloutRequest
+from knapsack_rl.beliefs.online_logistic import logistic
 from knapsack_rl.outcomes import Outcomes
-from knapsack_rl.simulator import PRESETS, LearnerSettings, Population, Simulation
-from knapsack_rl.simulator.chance import normals, uniforms
-from knapsack_rl.simulator.population import Lengths, logit, sigmoid
-from knapsack_rl.strategy import Batch, Draw
 
 STILL = LearnerSettings(own_rate=1.0, shared_rate=0.0, forgetting=float("inf"), noise=0.0)
 
@@ -38,7 +39,7 @@ def batch(**groups: Sequence[float]) -> Batch:
 
 
 def draw(simulation: Simulation, **counts: int) -> Outcomes:
-    return simulation.generate(Draw(tuple(counts), np.array(list(counts.values()))))
+    return simulation.generate(RolloutRequest(tuple(counts), np.array(list(counts.values()))))
 
 
 # ------------------------------------------------------------------------------------------------------ rollouts
@@ -101,7 +102,7 @@ def test_lengths_vary_around_each_median_and_are_cut() -> None:
 def test_harder_prompts_have_longer_answers_and_practice_shortens_them() -> None:
     simulation = Simulation(PRESETS["balanced"](4000, 0), seed=0)
     rates = simulation.success_rates()
-    got = simulation.generate(Draw(simulation.prompt_ids, np.full(4000, 8)))
+    got = simulation.generate(RolloutRequest(simulation.prompt_ids, np.full(4000, 8)))
     assert np.corrcoef(rates, np.log(got.mean_tokens_P))[0, 1] < -0.5
     practised = Simulation(population([0.1], lengths=Lengths(spread=0.0, fall=1.0)), seed=0, settings=STILL)
     assert draw(practised, a=1).tokens_PG == [100]
@@ -207,10 +208,10 @@ def test_the_same_run_ends_the_same() -> None:
     for _ in range(2):
         simulation = Simulation(PRESETS["late"](300, 1), seed=5)
         for _ in range(20):
-            simulation.train(Batch(simulation.generate(Draw(simulation.take(32), np.full(32, 8)))))
+            simulation.train(Batch(simulation.generate(RolloutRequest(simulation.take(32), np.full(32, 8)))))
         ends.append(simulation.success_rates())
     assert ends[0].tolist() == ends[1].tolist()
-    assert ends[0].mean() > sigmoid(PRESETS["late"](300, 1).logits_P).mean()
+    assert ends[0].mean() > logistic(PRESETS["late"](300, 1).logits_P).mean()
 
 
 def test_unknown_prompts_are_refused() -> None:

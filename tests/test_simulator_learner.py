@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from knapsack_arena.simulator.learner import LearnerSettings, advantages, loss_weights, policy_gradient
+from knapsack_arena.strategies import Batch
 from knapsack_rl.notation import FloatArray
 from knapsack_rl.outcomes import Outcomes
-from knapsack_rl.simulator.learner import LearnerSettings, advantages, loss_weights, policy_gradient
-from knapsack_rl.strategy import Batch
 
 PLAIN = LearnerSettings(scale_advantages=False)
 NAN = float("nan")

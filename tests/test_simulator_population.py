@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from knapsack_arena.simulator import PRESETS, Simulation, fit_population, population_of_trace
+from knapsack_arena.simulator.population import Lengths
+from knapsack_arena.simulator.recorded import fit_beta
+from knapsack_arena.strategies import Batch, RolloutRequest
+from knapsack_rl.beliefs.online_logistic import logistic
 from knapsack_rl.metrics import status
 from knapsack_rl.outcomes import Outcomes
-from knapsack_rl.simulator import PRESETS, Simulation, fit_population, population_of_trace
-from knapsack_rl.simulator.population import Lengths, sigmoid
-from knapsack_rl.simulator.recorded import fit_beta
-from knapsack_rl.strategy import Batch, Draw
 from knapsack_rl.trace import read_trace
 from synthetic_run import record_run
 
@@ -24,13 +25,13 @@ def test_presets_are_functions_of_size_and_seed(name: str) -> None:
     assert one.logits_P.tolist() == same.logits_P.tolist() != other.logits_P.tolist()
     assert one.prompt_ids == other.prompt_ids
     assert np.linalg.norm(one.loadings_PK, axis=1).mean() == pytest.approx(1, abs=0.03)
-    assert sigmoid(one.held_out_logits_H).mean() == pytest.approx(sigmoid(one.logits_P).mean(), abs=0.06)
+    assert logistic(one.held_out_logits_H).mean() == pytest.approx(logistic(one.logits_P).mean(), abs=0.06)
     with pytest.raises(ValueError, match="0 prompts"):
         PRESETS[name](0, 0)
 
 
 def test_presets_run_from_hard_to_easy() -> None:
-    means = {name: sigmoid(make(20_000, 0).logits_P).mean() for name, make in PRESETS.items()}
+    means = {name: logistic(make(20_000, 0).logits_P).mean() for name, make in PRESETS.items()}
     assert sorted(means, key=means.__getitem__) == ["hard", "balanced", "late", "easy"]
 
 
@@ -56,10 +57,10 @@ def test_bad_lengths_are_refused() -> None:
 def test_a_fitted_population_resembles_what_was_recorded() -> None:
     truth = PRESETS["easy"](3000, 7)
     simulation = Simulation(replace(truth, lengths=Lengths(spread=0.3, longest=2000)), seed=0)
-    recorded = [simulation.generate(Draw(simulation.prompt_ids, np.full(3000, count))) for count in (2, 6)]
+    recorded = [simulation.generate(RolloutRequest(simulation.prompt_ids, np.full(3000, count))) for count in (2, 6)]
     fitted = fit_population(recorded, seed=1)
     assert fitted.prompt_ids == truth.prompt_ids
-    there, here = sigmoid(truth.logits_P), sigmoid(fitted.logits_P)
+    there, here = logistic(truth.logits_P), logistic(fitted.logits_P)
     assert here.mean() == pytest.approx(there.mean(), abs=0.01)
     shares = [np.bincount(status(np.round(rates, 2)), minlength=5) / 3000 for rates in (there, here)]
     assert shares[0] == pytest.approx(shares[1], abs=0.04)
@@ -82,7 +83,7 @@ def test_a_trace_is_a_record(tmp_path: Path) -> None:
     fitted = fit_population(step.outcomes for step in trace.steps)
     assert set(fitted.prompt_ids) == {prompt_id for step in trace.steps for prompt_id in step.outcomes.prompt_ids}
     simulation = Simulation(fitted, seed=0)
-    outcomes = simulation.generate(Draw(simulation.take(16), np.full(16, 8)))
+    outcomes = simulation.generate(RolloutRequest(simulation.take(16), np.full(16, 8)))
     simulation.train(Batch(outcomes))
     recorded = np.mean([step.outcomes.success_PG.mean() for step in trace.steps])
     assert simulation.success_rates().mean() == pytest.approx(recorded, abs=0.06)
@@ -98,7 +99,7 @@ def test_a_population_of_a_trace_has_the_size_and_difficulty_that_is_asked_for(t
     one, same, other = (population_of_trace(path, 5000, seed) for seed in (3, 3, 4))
     assert one.logits_P.tolist() == same.logits_P.tolist() != other.logits_P.tolist()
     assert len(set(one.prompt_ids)) == 5000
-    assert sigmoid(one.logits_P).mean() == pytest.approx(start, abs=0.03)
+    assert logistic(one.logits_P).mean() == pytest.approx(start, abs=0.03)
     assert len(population_of_trace(path, 7, 0).prompt_ids) == 7
     with pytest.raises(ValueError, match="0 prompts"):
         population_of_trace(path, 0, 0)
@@ -106,7 +107,7 @@ def test_a_population_of_a_trace_has_the_size_and_difficulty_that_is_asked_for(t
 
 def test_every_recorded_prompt_serves_equally_often() -> None:
     solved, never = Outcomes.of_groups(0, [("a", [1.0] * 400)]), Outcomes.of_groups(1, [("b", [0.0] * 400)])
-    rates = sigmoid(fit_population([solved, never], seed=5, prompts=9).logits_P)
+    rates = logistic(fit_population([solved, never], seed=5, prompts=9).logits_P)
     assert sorted(np.bincount((rates > 0.5).astype(int)).tolist()) == [4, 5]
 
 
@@ -122,7 +123,7 @@ def test_a_trace_that_grows_is_read_again_and_a_kill_may_cut_it(tmp_path: Path) 
     with pytest.raises(ValueError, match=r"trace\.jsonl:3: not a record of a trace"):
         population_of_trace(path, 64, 0)
     path.write_text('{"prompt":"a","reward":1}\n')
-    with pytest.raises(ValueError, match=r"trace\.jsonl is not a trace: not a record of a trace"):
+    with pytest.raises(ValueError, match=r"trace\.jsonl:1: not a record of a trace"):
         population_of_trace(path, 64, 0)
 
 

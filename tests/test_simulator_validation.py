@@ -1,14 +1,12 @@
-"""That the simulator reproduces what is known of real runs, and where it does not (docs/simulator.md)."""
+"""The simulator reproduces published figures of real runs, except where docs/simulator.md says so."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from benchmarks import simulator, transitions
 
-from knapsack_rl.simulator import PRESETS
-
-simulator = pytest.importorskip("benchmarks.simulator", reason="the benchmarks are not part of the wheel")
-transitions = pytest.importorskip("benchmarks.transitions")
+from knapsack_arena.simulator import PRESETS
 
 
 @pytest.mark.parametrize("preset", ["balanced", "hard", "late"])
@@ -22,11 +20,11 @@ def test_the_published_rule_raises_the_share_of_rollouts_and_hardly_that_of_prom
 
 @pytest.fixture(scope="module")
 def runs() -> dict[str, object]:
-    return {rule: transitions.simulate(rule, each=16) for rule in ("uniform", "knapsack-rl")}
+    return {rule: transitions.simulate(rule, each=16) for rule in ("uniform", "paper")}
 
 
 def test_uniform_groups_move_prompts_as_grpo_did(runs: dict) -> None:
-    matrix = runs["uniform"].fresh()
+    matrix = runs["uniform"].by_new_rollouts()
     assert transitions.distance(matrix, transitions.GRPO) < 4
     # In every row the statuses come in the printed order of frequency, where 5 points or more are between them.
     for row, printed in zip(matrix, transitions.GRPO, strict=True):
@@ -35,26 +33,31 @@ def test_uniform_groups_move_prompts_as_grpo_did(runs: dict) -> None:
 
 
 def test_the_published_rule_changes_what_it_was_seen_to_change(runs: dict) -> None:
-    """Measured as the runs themselves see it; by new rollouts only the first three columns agree."""
-    uniform, published = runs["uniform"], runs["knapsack-rl"]
+    """Measured by the runs' own rollouts; by new rollouts only the first three columns agree."""
+    uniform, published = runs["uniform"], runs["paper"]
     printed = transitions.KNAPSACK - transitions.GRPO
-    own, fresh = published.as_run() - uniform.as_run(), published.fresh() - uniform.fresh()
-    assert transitions.distance(published.as_run(), transitions.KNAPSACK) < 4
+    own, new = (
+        published.by_own_rollouts() - uniform.by_own_rollouts(),
+        published.by_new_rollouts() - uniform.by_new_rollouts(),
+    )
+    assert transitions.distance(published.by_own_rollouts(), transitions.KNAPSACK) < 4
     same, decided = transitions.agreement(own)
     assert (same, decided) >= (14, 16)
     assert np.corrcoef(own.ravel(), printed.ravel())[0, 1] > 0.7
-    for change in (own, fresh):
+    for change in (own, new):
         assert change[0, 0] < 0 < change[0, 2]  # fewer stuck, more become medium
         assert change[1, 0] < 0 < change[1, 2]
 
 
 def test_by_new_rollouts_the_printed_gain_of_solved_prompts_is_not_there(runs: dict) -> None:
     """A finding: two rollouts of a prompt that is nearly solved say "always solved" more often than sixteen do."""
-    published = runs["knapsack-rl"]
-    change = published.fresh() - runs["uniform"].fresh()
+    published = runs["paper"]
+    change = published.by_new_rollouts() - runs["uniform"].by_new_rollouts()
     assert (change[1:, 4] < 0).all()
     assert (
-        (published.as_run() - published.fresh())[:, 3].max() < 0 < (published.as_run() - published.fresh())[:, 4].min()
+        (published.by_own_rollouts() - published.by_new_rollouts())[:, 3].max()
+        < 0
+        < (published.by_own_rollouts() - published.by_new_rollouts())[:, 4].min()
     )
 
 

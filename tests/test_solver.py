@@ -8,9 +8,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from knapsack_rl.knapsack.limits import Solution
+from knapsack_rl.knapsack.solver import solve, solve_table
 from knapsack_rl.notation import FloatArray, IntArray
-from knapsack_rl.solution import Solution
-from knapsack_rl.solver import solve, solve_table
 from knapsack_rl.values import expected_knapsack_marginals, knapsack_marginals, knapsack_value
 from strategies import Case, cases, wild_cases
 
@@ -18,7 +18,7 @@ COSTS = st.one_of(st.integers(1, 4).map(float), st.floats(0.3, 5))
 
 
 def by_brute_force(case: Case, costs: list[float] | None = None, budget: float | None = None) -> float:
-    """The greatest value of all allowed counts, -inf if there are none."""
+    """The greatest value over all allowed counts; -inf if there are none."""
     best = -math.inf
     for counts in itertools.product(*(allowed(*pair) for pair in zip(case.low_P, case.high_P, strict=True))):
         if costs is None:
@@ -36,7 +36,7 @@ def allowed(low: int, high: int) -> list[int]:
 
 
 def by_forward_programme(values_P_N: FloatArray, budget: int, low_P: IntArray, high_P: IntArray) -> float:
-    """Reachable sums, prompt by prompt, from a dictionary forwards: another recurrence than ours, with no arrays."""
+    """The greatest value by a forward recurrence over reachable sums, independent of the solver's."""
     reached = {0: 0.0}
     for row, low, high in zip(values_P_N.tolist(), low_P, high_P, strict=True):
         following: dict[int, float] = {}
@@ -56,7 +56,7 @@ def assert_valid(solution: Solution, case: Case) -> None:
     assert solution.value == pytest.approx(worth, rel=1e-9, abs=1e-12)
 
 
-# Optimal, always.
+# Optimality.
 
 
 @settings(max_examples=250)
@@ -115,7 +115,7 @@ def test_tables_of_any_shape_are_solved_too(case: Case) -> None:
 @settings(max_examples=100)
 @given(cases())
 def test_the_price_proves_the_plan(case: Case) -> None:
-    """Lagrange: at the price, no other counts are worth more, whatever they sum to; the slack is one cut pair."""
+    """Lagrangian bound: at this price no counts have a greater value; with pairs the bound need not be tight."""
     assume(by_brute_force(case) > -math.inf)
     solution = solve_table(case.values_P_N, case.budget, case.low_P, case.high_P)
     free = case.low_P.sum() < case.budget
@@ -138,7 +138,7 @@ def test_more_budget_never_lowers_the_value(case: Case, low: int) -> None:
         try:
             found.append(solve_table(case.values_P_N, budget, case.low_P, case.high_P).value)
         except ValueError:
-            found.append(math.nan)  # a single rollout that nobody may have
+            found.append(math.nan)  # a single rollout that fits no group
     reached = [value for value in found if not math.isnan(value)]
     if (case.low_P > 0).all():
         assert len(reached) == len(found)
@@ -175,25 +175,25 @@ def test_a_function_gives_the_same_plan_as_its_table(pairs: list[tuple[float, fl
     assert lazy.value == pytest.approx(whole.value, rel=1e-12)
 
 
-def test_a_function_is_asked_for_no_more_than_is_needed() -> None:
-    asked = []
+def test_a_function_is_evaluated_only_as_far_as_needed() -> None:
+    evaluated = []
     rates = np.linspace(0.3, 0.7, 2000)
 
     def marginals(rows: IntArray, stop: int) -> FloatArray:
-        asked.append(rows.size * stop)
+        evaluated.append(rows.size * stop)
         return knapsack_marginals(rates[rows], stop)
 
     solve(marginals, 8 * 2000, np.full(2000, 2), np.full(2000, 1024))
-    assert sum(asked) < 2000 * 60
+    assert sum(evaluated) < 2000 * 60
 
 
-def test_a_function_may_be_flat_for_longer_than_was_looked_at() -> None:
+def test_a_function_may_be_constant_beyond_the_evaluated_columns() -> None:
     low_P, high_P = np.full(3, 2), np.full(3, 400)
     lazy = solve(lambda rows, stop: np.ones((rows.size, stop)), 450, low_P, high_P)
     assert lazy.counts_P.tolist() == solve(np.ones((3, 400)), 450, low_P, high_P).counts_P.tolist() == [400, 48, 2]
 
 
-def test_a_third_rollout_that_rounding_lifted_above_its_pair_waits_for_it() -> None:
+def test_a_third_rollout_above_its_pair_by_rounding_is_not_selected_before_it() -> None:
     marginals = np.tile([0.3, 0.3, np.nextafter(0.3, 1)], (2, 1))
     for budget, counts in ((2, [2, 0]), (3, [3, 0]), (4, [2, 2]), (5, [3, 2])):
         found = solve(marginals, budget, np.zeros(2), np.full(2, 3)).counts_P.tolist()
@@ -215,14 +215,14 @@ def test_the_same_call_gives_the_same_plan() -> None:
 # Corners.
 
 
-def test_the_single_unit_left_over_takes_each_of_its_three_ways() -> None:
-    # The budget reaches half a pair. Worths of the units, pairs in halves:   give   |  take  |  close and open three
-    give = np.array([[5, 5, 4, 2.5], [3, 3, 0, 0]], dtype=float)
-    assert solve(give, 4, np.zeros(2), np.array([4, 4])).counts_P.tolist() == [4, 0]
-    take = np.array([[5, 5, 4, -9], [3, 3, 0, 0]], dtype=float)
-    assert solve(take, 4, np.zeros(2), np.array([4, 4])).counts_P.tolist() == [2, 2]
-    close = np.array([[5, 5, -99], [4, 4, 4]], dtype=float)
-    assert solve(close, 3, np.zeros(2), np.array([2, 3])).counts_P.tolist() == [0, 3]
+def test_each_of_the_three_repairs_of_a_cut_pair() -> None:
+    # The budget ends within a pair. Marginals, pairs in halves.
+    add_one = np.array([[5, 5, 4, 2.5], [3, 3, 0, 0]], dtype=float)
+    assert solve(add_one, 4, np.zeros(2), np.array([4, 4])).counts_P.tolist() == [4, 0]
+    remove_one = np.array([[5, 5, 4, -9], [3, 3, 0, 0]], dtype=float)
+    assert solve(remove_one, 4, np.zeros(2), np.array([4, 4])).counts_P.tolist() == [2, 2]
+    remove_pair = np.array([[5, 5, -99], [4, 4, 4]], dtype=float)
+    assert solve(remove_pair, 3, np.zeros(2), np.array([2, 3])).counts_P.tolist() == [0, 3]
 
 
 def test_odd_budgets_of_pairs_only_are_refused() -> None:
@@ -240,13 +240,13 @@ def test_no_prompts_and_no_budget() -> None:
 
 
 @pytest.mark.parametrize("cost_P", [None, np.ones(3)])
-def test_prompts_that_are_all_worthless_still_get_their_limits(cost_P: FloatArray | None) -> None:
+def test_prompts_of_value_zero_get_their_lower_limits(cost_P: FloatArray | None) -> None:
     solution = solve(np.zeros((3, 8)), 12, np.full(3, 2), np.full(3, 8), cost_P)
     assert solution.value == solution.price == 0
-    assert solution.counts_P.sum() == (12 if cost_P is None else 6)  # costs never buy what is worth nothing
+    assert solution.counts_P.sum() == (12 if cost_P is None else 6)  # with costs, rollouts of value 0 are not bought
 
 
-def test_one_prompt_takes_everything() -> None:
+def test_one_prompt_gets_the_whole_budget() -> None:
     assert solve(knapsack_marginals(np.array([0.1]), 64), 50, np.array([2]), np.array([64])).counts_P.tolist() == [50]
 
 
@@ -258,18 +258,18 @@ def test_limits_without_a_choice() -> None:
     assert solution.value == pytest.approx(knapsack_value(np.array([0.1, 0.5, 0.9]), 8)[[0, 1, 2], fixed].sum())
 
 
-def test_exact_spending_buys_even_at_a_loss() -> None:
+def test_the_whole_budget_is_spent_even_on_negative_marginals() -> None:
     marginals = np.array([[1, 1, -1, -5], [1, 1, -2, -3]], dtype=float)
     solution = solve(marginals, 7, np.zeros(2), np.full(2, 4))
     assert solution.counts_P.tolist() == [3, 4]
     assert solution.value == -2
 
 
-def test_rounding_does_not_make_a_row_crooked() -> None:
+def test_rounding_does_not_make_a_row_non_concave() -> None:
     rates = np.random.default_rng(1).random(400)
     values = np.cumsum(knapsack_marginals(rates, 128), axis=1)  # differences of sums carry rounding of their own
     table = np.concatenate([np.zeros((400, 1)), values], axis=1)
-    # The dynamic programme would refuse this size, so reaching a solution shows that it was not asked.
+    # The dynamic programme refuses this size, so a solution shows that it was not called.
     wide = np.tile(table, (20, 1))
     solution = solve_table(wide, 8 * len(wide), np.zeros(len(wide)), np.full(len(wide), 16))
     assert solution.counts_P.sum() == 8 * len(wide)
@@ -280,7 +280,7 @@ def test_rounding_does_not_make_a_row_crooked() -> None:
 
 @settings(max_examples=150)
 @given(cases(most_prompts=3, most=5), st.data())
-def test_with_costs_the_gap_is_honest(case: Case, data: st.DataObject) -> None:
+def test_with_costs_the_gap_is_an_upper_bound(case: Case, data: st.DataObject) -> None:
     costs = data.draw(st.lists(COSTS, min_size=case.low_P.size, max_size=case.low_P.size))
     least = float((case.low_P * np.array(costs)).sum())
     budget = least + data.draw(st.floats(0, 30))
@@ -290,7 +290,7 @@ def test_with_costs_the_gap_is_honest(case: Case, data: st.DataObject) -> None:
     assert best <= solution.value + solution.gap + 1e-9
     assert float((solution.counts_P * costs).sum()) <= budget * (1 + 1e-9)
     assert ((solution.counts_P >= case.low_P) & (solution.counts_P <= case.high_P) & (solution.counts_P != 1)).all()
-    step = np.where(solution.counts_P == 0, 2, 1)  # nothing of worth that still fits was left unbought
+    step = np.where(solution.counts_P == 0, 2, 1)  # no rollout of positive value fits the remaining budget
     fits = np.array(costs) * step < budget - float((solution.counts_P * costs).sum()) - 1e-9
     more = np.flatnonzero(fits & (solution.counts_P + step <= case.high_P))
     following = case.values_P_N[more, (solution.counts_P + step)[more]] - case.values_P_N[more, solution.counts_P[more]]
@@ -299,8 +299,8 @@ def test_with_costs_the_gap_is_honest(case: Case, data: st.DataObject) -> None:
     assert solution.gap <= max(pairs, np.diff(case.values_P_N, axis=1)[:, 2:].max(), 0.0) + 1e-9
 
 
-def test_the_gap_counts_what_a_dear_prompt_might_have_brought() -> None:
-    """The cheap pair is the better buy, and then the dear one, worth more, no longer fits."""
+def test_the_gap_includes_the_value_of_an_expensive_prompt_that_did_not_fit() -> None:
+    """The cheap pair has the higher value per cost, after which the expensive one, of higher value, does not fit."""
     marginals = np.array([[1.1, 1.1], [2.0, 2.0]])
     solution = solve(marginals, 4.0, np.zeros(2), np.full(2, 2), np.array([1.0, 2.0]))
     assert solution.counts_P.tolist() == [2, 0]
@@ -310,7 +310,7 @@ def test_the_gap_counts_what_a_dear_prompt_might_have_brought() -> None:
 
 @given(cases(most_prompts=3, most=5), st.sampled_from([0.5, 1.0, 4.0]))
 def test_equal_costs_are_a_change_of_unit(case: Case, cost: float) -> None:
-    """With worths that never fall below 0 and no pair to cut, buying with costs is buying by count."""
+    """With marginals of at least 0 and no optional pairs, equal costs give the value of the problem without costs."""
     case = Case(np.maximum.accumulate(case.values_P_N, axis=1), case.budget, case.low_P, case.high_P)
     assume((case.low_P > 0).all())
     counted = solve_table(case.values_P_N, case.budget, case.low_P, case.high_P)
@@ -320,7 +320,7 @@ def test_equal_costs_are_a_change_of_unit(case: Case, cost: float) -> None:
     assert paid.gap == 0
 
 
-def test_the_gap_is_small_beside_the_value_when_prompts_are_many() -> None:
+def test_the_gap_is_small_relative_to_the_value_for_many_prompts() -> None:
     rng = np.random.default_rng(0)
     marginals = knapsack_marginals(rng.random(500), 64)
     solution = solve(marginals, 4e5, np.full(500, 2), np.full(500, 64), rng.uniform(50, 200, 500))
@@ -346,7 +346,7 @@ def test_the_gap_is_small_beside_the_value_when_prompts_are_many() -> None:
         (4, [2, 2], [4, 5], r"a table of shape \(2, 4\) does not hold 2 prompts up to 5 rollouts"),
     ],
 )
-def test_impossible_demands_are_refused_with_their_numbers(
+def test_impossible_problems_are_refused_with_their_numbers(
     budget: float, low: list[int], high: list[int], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -370,7 +370,7 @@ def test_impossible_costs_are_refused_with_their_numbers(budget: float, costs: l
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
-def test_values_that_are_no_numbers_are_refused(wrong: float) -> None:
+def test_values_that_are_not_finite_are_refused(wrong: float) -> None:
     marginals = np.ones((2, 4))
     marginals[1, 2] = wrong
     with pytest.raises(ValueError, match="NaN or infinity"):

@@ -1,4 +1,4 @@
-"""No prompt is left out for ever, whatever is believed of it: the bound of docs/beliefs.md."""
+"""The waiting time of every prompt is bounded, independently of its forecast (docs/beliefs.md)."""
 
 from __future__ import annotations
 
@@ -12,30 +12,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knapsack_rl.allocator import OVERDUE_SHARE, KnapsackAllocator, make_allocator
-from knapsack_rl.beliefs import Beliefs, Forecast, PaperBeliefs, PosteriorBeliefs
-from knapsack_rl.calibrated import CalibratedBeliefs
-from knapsack_rl.limits import overdue
-from knapsack_rl.oracle import GivenBeliefs
+from knapsack_rl.allocator import OVERDUE_SHARE, KnapsackAllocator, overdue
+from knapsack_rl.beliefs.beta import BetaBeliefs
+from knapsack_rl.beliefs.calibrated import CalibratedBeliefs
+from knapsack_rl.beliefs.forecast import Beliefs, Forecast
+from knapsack_rl.beliefs.static import StaticBeliefs
+from knapsack_rl.beliefs.window import WindowBeliefs
+from knapsack_rl.config import CHOOSING, AllocationConfig, RuleName
+from knapsack_rl.notation import PromptFeatures
 from knapsack_rl.outcomes import Outcomes
 
 
-class Stubborn(PosteriorBeliefs):
-    """Certain that some prompts are hopeless and that all others are worth everything, whatever happens."""
+class Stubborn(BetaBeliefs):
+    """Forecasts with certainty that some prompts are hopeless and all others are at one half."""
 
     def __init__(self, hopeless: set[str]) -> None:
         super().__init__()
         self.hopeless = hopeless
 
-    def forecast(self, prompt_ids: Sequence[str], step: int) -> Forecast:
+    def forecast(self, prompt_ids: Sequence[str], step: int, features: PromptFeatures | None = None) -> Forecast:
         rates_P = np.array([1e-9 if prompt_id in self.hopeless else 0.5 for prompt_id in prompt_ids])
         return replace(
-            super().forecast(prompt_ids, step), success_rates_P=rates_P, strength_P=np.full(rates_P.size, 1e9)
+            super().forecast(prompt_ids, step), success_rates_P=rates_P, pseudo_count_P=np.full(rates_P.size, 1e9)
         )
 
 
 def failures(step: int, allocator: KnapsackAllocator, offered: Sequence[str], budget: int) -> set[str]:
-    """Plan a step, in which nothing succeeds; who was generated for."""
+    """Plan a step in which no rollout succeeds; returns the prompts with rollouts."""
     plan = allocator.plan(offered, budget, step)
     served = {prompt_id: int(n) for prompt_id, n in zip(plan.prompt_ids, plan.counts_P, strict=True) if n}
     allocator.observe(Outcomes.of_groups(step, [(prompt_id, [0.0] * n) for prompt_id, n in served.items()]))
@@ -47,7 +50,7 @@ def failures(step: int, allocator: KnapsackAllocator, offered: Sequence[str], bu
 def test_longest_wait(
     data: st.DataObject, prompts: int, every: int, budget: int, max_idle: float, share: float
 ) -> None:
-    """Offered at least once in every E steps: generated for after at most max_idle + E * ceil(M / c) steps."""
+    """A prompt offered at least once in E steps gets rollouts after at most max_idle + E * ceil(M / c) steps."""
     ids = [f"p{i}" for i in range(prompts)]
     hopeless = data.draw(st.sets(st.sampled_from(ids)))
     allocator = KnapsackAllocator(Stubborn(hopeless), None, 0, max(budget, 2), max_idle, share)
@@ -64,7 +67,7 @@ def test_longest_wait(
         assert all(step - served_at[p] <= bound for p in ids), f"{served_at} at step {step}"
 
 
-def test_without_the_promise_a_hopeless_prompt_starves() -> None:
+def test_without_max_idle_a_hopeless_prompt_gets_nothing() -> None:
     ids = ["bad", "good", "better"]
     for max_idle, expected in ((None, []), (10, [11, 22])):
         allocator = KnapsackAllocator(Stubborn({"bad"}), None, 0, 64, max_idle)
@@ -77,11 +80,11 @@ def test_overdue_prompts_take_no_more_than_their_share() -> None:
     plan = allocator.plan(ids, 64, 100)
     assert np.count_nonzero(plan.low_P) == 4  # an eighth of 64 rollouts is 4 pairs
     assert plan.counts_P[1:4].tolist() == [2, 2, 2]
-    assert plan.counts_P[0] > 50  # the one that is worth something
+    assert plan.counts_P[0] > 50  # the prompt with a value
     assert OVERDUE_SHARE == 1 / 8
 
 
-def test_who_is_overdue() -> None:
+def test_overdue_prompts_are_those_that_waited_longest() -> None:
     ids = ("a", "b", "c", "a", "d")
     idle = np.array([7, 9, 3, 7, 8])
     assert overdue(ids, idle, 3, 9).tolist() == [True, True, False, False, True]  # c waited 3, which is not beyond 3
@@ -96,36 +99,36 @@ def test_small_budgets_are_met(budget: int) -> None:
     assert plan.counts_P[0] == min(budget, 2 + (budget == 3))  # a single rollout would be no group
 
 
-@pytest.mark.parametrize("make", [PosteriorBeliefs, CalibratedBeliefs, PaperBeliefs])
-def test_every_belief_counts_idle_steps(make: type[PosteriorBeliefs | PaperBeliefs], tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [BetaBeliefs, CalibratedBeliefs, WindowBeliefs])
+def test_all_beliefs_count_steps_since_an_observation(make: type[BetaBeliefs | WindowBeliefs], tmp_path: Path) -> None:
     beliefs: Beliefs = make()
-    beliefs.observe(Outcomes.of_groups(3, [("a", [1.0, 0.0]), ("silent", [math.nan, math.nan])]))
+    beliefs.observe(Outcomes.of_groups(3, [("a", [1.0, 0.0]), ("unanswered", [math.nan, math.nan])]))
     beliefs.observe(Outcomes.of_groups(2, [("a", [1.0, 0.0])]))  # late
-    assert idle(beliefs, 8) == [5, 8, 8]
+    assert waited(beliefs, 8) == [5, 8, 8]
     beliefs.save(tmp_path / "beliefs.npz")
     loaded = make()
     loaded.load(tmp_path / "beliefs.npz")
-    assert idle(loaded, 8) == [5, 8, 8]
+    assert waited(loaded, 8) == [5, 8, 8]
 
 
-def idle(beliefs: Beliefs, step: int) -> list[int]:
-    idle_P = beliefs.forecast(["a", "silent", "new"], step).idle_P
-    assert idle_P is not None
-    return idle_P.tolist()
+def waited(beliefs: Beliefs, step: int) -> list[int]:
+    steps_since_observed_P = beliefs.forecast(["a", "unanswered", "new"], step).steps_since_observed_P
+    assert steps_since_observed_P is not None
+    return steps_since_observed_P.tolist()
 
 
-def test_what_is_known_needs_no_looking_after() -> None:
-    assert idle(GivenBeliefs(lambda ids: np.full(len(ids), 0.5)), 99) == [0, 0, 0]
+def test_known_rates_are_never_overdue() -> None:
+    assert waited(StaticBeliefs(lambda ids: np.full(len(ids), 0.5)), 99) == [0, 0, 0]
 
 
-@pytest.mark.parametrize("method", ["calibrated", "posterior"])
-def test_the_promise_is_made_where_prompts_may_be_left_out(method: str) -> None:
-    assert make_allocator(method, min_count=0, half_life=30.0).max_idle == 60  # type: ignore[arg-type]
-    assert make_allocator(method, min_count=2, half_life=30.0).max_idle is None  # type: ignore[arg-type]
+@pytest.mark.parametrize("rule", CHOOSING)
+def test_max_idle_is_two_half_lives_where_prompts_may_be_left_out(rule: RuleName) -> None:
+    assert AllocationConfig(rule=rule, min_count=0, half_life=30.0).make_allocator().max_idle == 60
+    assert AllocationConfig(rule=rule, min_count=2, half_life=30.0).make_allocator().max_idle is None
 
 
-@pytest.mark.parametrize("promise", [{"max_idle": 0}, {"overdue_share": 0}, {"overdue_share": 1.5}], ids=str)
-def test_promises_that_make_no_sense(promise: dict[str, float]) -> None:
-    ((name, value),) = promise.items()
+@pytest.mark.parametrize("wrong", [{"max_idle": 0}, {"overdue_share": 0}, {"overdue_share": 1.5}], ids=str)
+def test_numbers_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    ((name, value),) = wrong.items()
     with pytest.raises(ValueError, match=f"{name} is {value}"):
-        KnapsackAllocator(None, None, 0, **promise)  # type: ignore[arg-type]
+        KnapsackAllocator(None, None, 0, **wrong)  # type: ignore[arg-type]

@@ -14,12 +14,11 @@ pytest.importorskip("transformers")
 import torch
 from transformers import AutoModelForCausalLM
 
-from knapsack_rl.tasks import models
+from knapsack_rl.tasks import TaskError, models
 from knapsack_rl.tasks.cache import cache_root, cached_folder
 from knapsack_rl.tasks.embedded import MAX_ANSWER_TOKENS, splits
-from knapsack_rl.tasks.errors import TaskError
-from knapsack_rl.tasks.models import load_tokenizer, model_path
-from knapsack_rl.tasks.recipe import Recipe, warm_started
+from knapsack_rl.tasks.models import load_tokenizer, model_path, warm_started
+from knapsack_rl.tasks.recipe import Recipe
 from knapsack_rl.tasks.tiny_model import exact_success_rates, make_model, make_tokenizer
 
 SMALL = Recipe(hidden=32, layers=1, heads=2, intermediate=64, steps=30)

@@ -12,8 +12,7 @@ pytest.importorskip("datasets")
 
 import datasets
 
-from knapsack_rl.ids import content_id
-from knapsack_rl.tasks.errors import TaskError
+from knapsack_rl.tasks import TaskError
 from knapsack_rl.tasks.prompts import as_chat, load_prompts
 
 ROWS = [{"question": f"{i} + 1 =", "solution": str(i + 1), "level": i % 2} for i in range(4)]
@@ -51,7 +50,7 @@ def test_local_files_of_every_format(kind: str, tmp_path: Path) -> None:
     loaded = load_prompts(str(path), prompt_column="question", answer_column="solution").train
     assert loaded["prompt"][1] == "1 + 1 ="
     assert str(loaded["answer"][1]) == "2"
-    assert loaded["prompt_id"][1] == content_id("1 + 1 =")
+    assert "prompt_id" not in loaded.column_names  # a row without one is known by its content
     assert list(loaded["level"]) == [0, 1, 0, 1]  # further columns reach the reward
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from knapsack_rl.tasks.errors import TaskError
+from knapsack_rl.tasks import TaskError
 from knapsack_rl.tasks.rewards import Reward, exact_match, math_equal, named_reward, reasoning_gym_reward, text_of
 
 # answer, completion, reward

@@ -12,13 +12,13 @@ pytest.importorskip("trl")
 import torch
 from transformers import AutoModelForCausalLM
 
-from knapsack_rl.cli import main
-from knapsack_rl.tasks.errors import TaskError
+from knapsack_rl.__main__ import main
+from knapsack_rl.tasks import TaskError
 from knapsack_rl.tasks.models import load_tokenizer, model_path
 from knapsack_rl.tasks.prompts import load_prompts
 from knapsack_rl.trace import read_trace
-from knapsack_rl.train.arm import chat_prompts, last_checkpoint, spells_characters
 from knapsack_rl.train.job import Job, free_output
+from knapsack_rl.train.single_run import chat_prompts, last_checkpoint, spells_characters
 
 # One second of warm start on the easiest settings, so that some answers are right from the first step.
 MODEL = "embedded?hidden=64&layers=1&steps=120"
@@ -33,45 +33,63 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["KNAPSACK_RL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-def test_the_job_runs_both_arms_compares_them_and_reports(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_job_runs_both_rules_compares_them_and_reports(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out"
     assert main(["train", *SMALL, "--output", str(output)]) == 0
-    traces = {arm: read_trace(output / arm / "trace.jsonl") for arm in ("uniform", "knapsack")}
+    traces = {rule: read_trace(output / rule / "trace.jsonl") for rule in ("uniform", "calibrated")}
     for trace in traces.values():
         assert trace.ended == "finished"
         assert [step.plan.budget for step in trace.steps] == [64] * 6
         assert [evaluation.step for evaluation in trace.evals] == list(range(7))
         assert set(trace.evals[0].rates or ()) == set(trace.texts) | set(trace.evals[0].rates or ())
         assert len(trace.evals[0].rates or ()) == 32
-    uniform, knapsack = traces["uniform"], traces["knapsack"]
+    uniform, calibrated = traces["uniform"], traces["calibrated"]
     assert {int(n) for step in uniform.steps for n in step.plan.counts_P} == {8}
-    assert any(len(set(step.plan.counts_P.tolist())) > 1 for step in knapsack.steps)
-    # The same start and the same order of prompts, of which the knapsack is offered four times as many a step.
-    assert uniform.evals[0].rates == knapsack.evals[0].rates
-    offered = [knapsack.steps[0].plan.prompt_ids[first : first + 8] for first in range(0, 32, 8)]
+    assert any(len(set(step.plan.counts_P.tolist())) > 1 for step in calibrated.steps)
+    # The same start and the same order of prompts, of which the pool offers four times as many a step.
+    assert uniform.evals[0].rates == calibrated.evals[0].rates
+    offered = [calibrated.steps[0].plan.prompt_ids[first : first + 8] for first in range(0, 32, 8)]
     assert offered == [step.plan.prompt_ids for step in uniform.steps[:4]]
     shown = capfd.readouterr().out
-    for word in ("warm-starting", "uniform", "knapsack", "6/6", "rollouts in mixed groups", "held-out prompts:", "384"):
+    for word in (
+        "warm-starting",
+        "uniform",
+        "calibrated",
+        "6/6",
+        "rollouts in mixed groups",
+        "held-out pass rate",
+        "384",
+    ):
         assert word in shown
     assert "report.html" in shown
     assert (output / "report.html").stat().st_size > 10_000
-    assert (output / "knapsack" / "model" / "model.safetensors").is_file()
-    # The end is not gone on with, but shown again.
+    assert (output / "calibrated" / "model" / "model.safetensors").is_file()
+    # A finished job is not resumed, but shown again.
     assert main(["train", "--resume", "--output", str(output)]) == 0
     assert "rollouts in mixed groups" in capfd.readouterr().out
     assert main(["train", *SMALL, "--output", str(output)]) == 2
     assert "--resume" in capfd.readouterr().err
 
 
-def test_what_is_wrong_in_an_arm_is_one_line_and_leaves_the_folder_free(
+def test_an_error_in_a_run_is_one_line_and_leaves_the_folder_free(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text('{"question": "1 + 1 =", "answer": "2"}\n')
-    job = ["train", "--model", MODEL, "--dataset", str(data), "--arms", "knapsack", "--output", str(tmp_path / "out")]
+    job = [
+        "train",
+        "--model",
+        MODEL,
+        "--dataset",
+        str(data),
+        "--rules",
+        "calibrated",
+        "--output",
+        str(tmp_path / "out"),
+    ]
     assert main([*job, "--steps", "1", "--reward", "exact"]) == 1
     shown = capfd.readouterr().out
-    assert "knapsack failed" in shown
+    assert "calibrated failed" in shown
     assert "has no column 'prompt'" in shown
     assert "Traceback" not in shown
     assert free_output(tmp_path / "out") == tmp_path / "out"
@@ -79,13 +97,24 @@ def test_what_is_wrong_in_an_arm_is_one_line_and_leaves_the_folder_free(
 
 def test_a_yaml_file_is_as_good_as_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Job] = []
-    monkeypatch.setattr("knapsack_rl.train.cli._all_arms", lambda job, output, resume: started.append(job) or 0)
+    monkeypatch.setattr("knapsack_rl.train.command._run_job", lambda job, output, resume: started.append(job) or 0)
     file = tmp_path / "job.yaml"
     file.write_text(
-        f"model: {MODEL}\ndataset: embedded\narms: [knapsack]\nsteps: 5\nlearning_rate: 1e-3\noutput: {tmp_path}/a\n"
+        f"model: {MODEL}\ndataset: embedded\nrules: [calibrated]\nsteps: 5\nlearning_rate: 1e-3\noutput: {tmp_path}/a\n"
     )
     assert main(["train", "--config", str(file)]) == 0
-    flags = ["--model", MODEL, "--dataset", "embedded", "--arms", "knapsack", "--steps", "5", "--learning_rate", "1e-3"]
+    flags = [
+        "--model",
+        MODEL,
+        "--dataset",
+        "embedded",
+        "--rules",
+        "calibrated",
+        "--steps",
+        "5",
+        "--learning_rate",
+        "1e-3",
+    ]
     assert main(["train", *flags, "--output", str(tmp_path / "b")]) == 0
     assert main(["train", "--config", str(file), "--steps", "6", "--output", str(tmp_path / "c")]) == 0
     assert started[0] == started[1]

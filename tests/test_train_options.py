@@ -8,8 +8,9 @@ import pytest
 
 pytest.importorskip("trl")
 
-from knapsack_rl.tasks.errors import TaskError
-from knapsack_rl.train.options import check, read_yaml, trainer_fields
+from knapsack_rl.tasks import TaskError
+from knapsack_rl.train.command import check, read_yaml, trainer_fields
+from knapsack_rl.train.job import Job
 
 
 def test_only_what_was_given_counts() -> None:
@@ -37,9 +38,9 @@ def test_flags_win_over_the_file_and_both_have_trls_types(tmp_path: Path) -> Non
         (["--xyzzy"], {}, "unknown option '--xyzzy'"),
         (["stray"], {}, "unknown argument 'stray'"),
         (["--learning_rate", "fast"], {}, "learning_rate.*invalid float value: 'fast'"),
-        (["--allocation", "posterior"], {}, "allocation is the job's own: use --arms"),
+        (["--rule", "beta"], {}, "rule is set by the job: use --rules"),
         ([], {"learning_rat": 1}, "unknown key of the configuration file 'learning_rat'; did you mean learning_rate"),
-        ([], {"output_dir": "x"}, "output_dir is the job's own: use --output"),
+        ([], {"output_dir": "x"}, "output_dir is set by the job: use --output"),
         ([], {"learning_rate": "fast"}, "learning_rate.*invalid float value: 'fast'"),
     ],
 )
@@ -50,11 +51,13 @@ def test_mistakes_are_one_clear_line(argv: list[str], config: dict[str, object],
 
 
 def test_contradictions_show_before_anything_starts() -> None:
-    check({"per_device_train_batch_size": 8, "num_generations": 4, "bf16": False, "use_cpu": True})
-    with pytest.raises(TaskError, match="the training arguments do not fit: .*divisible"):
-        check({"per_device_train_batch_size": 8, "num_generations": 7, "bf16": False, "use_cpu": True})
-    with pytest.raises(TaskError, match="min_count is 1|min_generations"):
-        check({"min_generations": 1, "bf16": False, "use_cpu": True})
+    check(Job(trainer={"per_device_train_batch_size": 8, "num_generations": 4}))
+    with pytest.raises(TaskError, match="the training arguments do not fit the rule uniform: .*divisible"):
+        check(Job(trainer={"per_device_train_batch_size": 8, "num_generations": 7}))
+    with pytest.raises(TaskError, match="min_generations is 1"):
+        check(Job(trainer={"min_generations": 1}))
+    with pytest.raises(TaskError, match="do not fit the rule paper: .*does not choose among a pool"):
+        check(Job(rules=("calibrated", "paper"), trainer={"pool": 2}))
 
 
 @pytest.mark.parametrize(

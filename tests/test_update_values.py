@@ -11,28 +11,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knapsack_rl.allocator import KnapsackAllocator, oracle_rule
-from knapsack_rl.beliefs import Forecast, PosteriorBeliefs
-from knapsack_rl.envelope import concave_envelope
-from knapsack_rl.notation import FloatArray
-from knapsack_rl.oracle import GivenBeliefs
-from knapsack_rl.outcomes import Outcomes
-from knapsack_rl.simulator import LearnerSettings
-from knapsack_rl.simulator.learner import policy_gradient
-from knapsack_rl.solver import solve
-from knapsack_rl.strategy import Batch
-from knapsack_rl.update_rule import noise_price, update_size_rule
-from knapsack_rl.update_values import (
+from knapsack_arena.simulator import LearnerSettings
+from knapsack_arena.simulator.learner import policy_gradient
+from knapsack_arena.strategies import Batch
+from knapsack_arena.update_values.rule import UpdateValue, concave_envelope, noise_price, update_size_rule
+from knapsack_arena.update_values.values import (
     GAINS,
     Gain,
     Update,
-    UpdateValue,
     Weighting,
     expected_values,
     update_powers,
     update_sizes,
     update_squares,
 )
+from knapsack_rl.allocator import KnapsackAllocator
+from knapsack_rl.beliefs.beta import BetaBeliefs
+from knapsack_rl.beliefs.forecast import Forecast
+from knapsack_rl.beliefs.static import StaticBeliefs
+from knapsack_rl.knapsack.solver import solve
+from knapsack_rl.notation import FloatArray
+from knapsack_rl.outcomes import Outcomes
+from knapsack_rl.rules import oracle_rule
 from knapsack_rl.values import expected_knapsack_marginals, expected_knapsack_value, knapsack_value
 from strategies import evidence, rates
 
@@ -258,10 +258,13 @@ def test_the_price_of_noise_makes_the_direction_best(own_noise: float) -> None:
 def test_signal_alone_under_rollout_weighting_goes_to_one_prompt() -> None:
     """What the page warns of: the signal of a group grows faster than its size."""
     rule = update_size_rule("shared", "scaled", "rollout")
-    allocator = KnapsackAllocator(GivenBeliefs(lambda ids: np.array([0.1, 0.5, 0.9])), rule, 2, 16)
+    allocator = KnapsackAllocator(StaticBeliefs(lambda ids: np.array([0.1, 0.5, 0.9])), rule, 2, 16)
     assert allocator.plan(["a", "b", "c"], 20, 0).counts_P.tolist() == [2, 16, 2]
     tempered = KnapsackAllocator(
-        GivenBeliefs(lambda ids: np.array([0.1, 0.5, 0.9])), update_size_rule("shared", "scaled", "rollout", 1.0), 2, 16
+        StaticBeliefs(lambda ids: np.array([0.1, 0.5, 0.9])),
+        update_size_rule("shared", "scaled", "rollout", 1.0),
+        2,
+        16,
     )
     counts = tempered.plan(["a", "b", "c"], 20, 0).counts_P
     assert counts[1] < 16
@@ -269,7 +272,7 @@ def test_signal_alone_under_rollout_weighting_goes_to_one_prompt() -> None:
 
 
 def test_rules_plan_by_any_beliefs() -> None:
-    beliefs = PosteriorBeliefs()
+    beliefs = BetaBeliefs()
     beliefs.observe(Outcomes(0, ("easy", "even"), np.array([8, 8]), np.array([1.0] * 8 + [1.0, 0.0] * 4)))
     for weighting, own_noise in product(get_args(Weighting), (None, 0.1)):
         rule = update_size_rule("own", "unscaled", weighting, own_noise)
@@ -324,5 +327,5 @@ def test_beliefs_that_make_no_sense_are_named() -> None:
     table = update_sizes(4, "scaled", "prompt")
     with pytest.raises(ValueError, match=r"success_rates_P\[1\] is 1.5"):
         expected_values(np.array([0.5, 1.5]), np.ones(2), table)
-    with pytest.raises(ValueError, match=r"strength_P\[0\] is 0.0"):
+    with pytest.raises(ValueError, match=r"pseudo_count_P\[0\] is 0.0"):
         expected_values(np.array([0.5]), np.zeros(1), table)

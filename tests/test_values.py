@@ -57,7 +57,7 @@ def test_expected_marginals_in_exact_arithmetic(eighths_a: int, eighths_b: int) 
 
 @given(evidence, evidence)
 def test_expected_marginals_are_the_closed_form_of_the_docs(a: float, b: float) -> None:
-    """M(1+n, 3) + M(2, 2+n), by way of log-gamma: another route to the same numbers."""
+    """M(1+n, 3) + M(2, 2+n), computed independently by log-gamma."""
 
     def moment(x: int, y: int) -> float:
         logs = [math.lgamma(a + x), -math.lgamma(a), math.lgamma(b + y), -math.lgamma(b)]
@@ -78,18 +78,18 @@ def test_expected_value_is_the_mean_over_the_belief() -> None:
 
 
 @given(st.lists(rates, min_size=1, max_size=5))
-def test_point_values_have_the_shape_that_the_solver_relies_on(found: list[float]) -> None:
-    assert_ladder(knapsack_value(np.array(found), HIGH))
+def test_point_values_are_concave_as_the_solver_requires(found: list[float]) -> None:
+    assert_concave(knapsack_value(np.array(found), HIGH))
 
 
 @given(st.lists(st.tuples(evidence, evidence), min_size=1, max_size=5))
-def test_expected_values_have_the_shape_that_the_solver_relies_on(pairs: list[tuple[float, float]]) -> None:
+def test_expected_values_are_concave_as_the_solver_requires(pairs: list[tuple[float, float]]) -> None:
     alpha, beta = np.array(pairs).T
-    assert_ladder(expected_knapsack_value(alpha, beta, HIGH))
+    assert_concave(expected_knapsack_value(alpha, beta, HIGH))
 
 
-def assert_ladder(values_P_N: np.ndarray) -> None:
-    """Nothing for 0 and 1, then concave and never falling, and half a pair is worth the third rollout."""
+def assert_concave(values_P_N: np.ndarray) -> None:
+    """0 for n = 0 and 1, then concave and non-decreasing, and Value(2)/2 = Value(3) - Value(2)."""
     marginals = np.diff(values_P_N, axis=1)
     assert (values_P_N[:, :2] == 0).all()
     assert (marginals >= 0).all()
@@ -98,16 +98,16 @@ def assert_ladder(values_P_N: np.ndarray) -> None:
 
 
 @given(st.lists(rates, min_size=1, max_size=5), st.integers(0, 40))
-def test_value_is_the_chance_of_a_gradient_times_its_gain(found: list[float], high: int) -> None:
+def test_value_is_the_probability_of_a_gradient_times_its_gain(found: list[float], high: int) -> None:
     p = np.array(found)
-    chance = nonzero_gradient_probability(p, high)
-    assert chance.shape == (p.size, high + 1)
+    probability = nonzero_gradient_probability(p, high)
+    assert probability.shape == (p.size, high + 1)
     n = np.arange(2, high + 1)
-    np.testing.assert_allclose(chance[:, 2:], 1 - p[:, None] ** n - (1 - p[:, None]) ** n, atol=1e-14)
-    np.testing.assert_allclose(knapsack_value(p, high), chance * information_gain(p)[:, None], rtol=1e-12)
+    np.testing.assert_allclose(probability[:, 2:], 1 - p[:, None] ** n - (1 - p[:, None]) ** n, atol=1e-14)
+    np.testing.assert_allclose(knapsack_value(p, high), probability * information_gain(p)[:, None], rtol=1e-12)
 
 
-def test_the_gain_is_largest_at_a_third() -> None:
+def test_the_gain_is_largest_at_one_third() -> None:
     p = np.linspace(0, 1, 3001)
     gain = information_gain(p)
     assert p[gain.argmax()] == pytest.approx(1 / 3, abs=1e-9)
@@ -115,7 +115,7 @@ def test_the_gain_is_largest_at_a_third() -> None:
     assert knapsack_value(np.array([1 / 3]), 200)[0, -1] == pytest.approx(4 / 27)
 
 
-def test_known_outcomes_are_worth_nothing() -> None:
+def test_success_rates_of_zero_and_one_have_no_value() -> None:
     assert (knapsack_value(np.array([0.0, 1.0]), HIGH) == 0).all()
 
 
@@ -123,8 +123,8 @@ def test_known_outcomes_are_worth_nothing() -> None:
 def test_the_expectation_tends_to_the_point_value_as_evidence_grows(p: float) -> None:
     point = knapsack_value(np.array([p]), HIGH)[0]
     errors = []
-    for strength in (1e2, 1e4, 1e6, 1e8):
-        alpha, beta = np.array([p * strength + 0.5]), np.array([(1 - p) * strength + 0.5])
+    for rollouts in (1e2, 1e4, 1e6, 1e8):
+        alpha, beta = np.array([p * rollouts + 0.5]), np.array([(1 - p) * rollouts + 0.5])
         errors.append(np.abs(expected_knapsack_value(alpha, beta, HIGH)[0] - point).max())
     assert errors[-1] < 1e-6
     assert all(later < earlier for earlier, later in pairwise(errors))
@@ -140,13 +140,13 @@ def test_extreme_beliefs_stay_finite(a: float, b: float) -> None:
         np.testing.assert_allclose(marginals, knapsack_marginals(np.array([0.5]), HIGH), rtol=1e-4, atol=1e-30)
 
 
-def test_a_prompt_never_solved_keeps_a_value_only_under_a_belief() -> None:
+def test_a_prompt_never_solved_has_a_positive_value_only_under_a_belief() -> None:
     assert knapsack_value(np.array([0.0]), 8)[0, 8] == 0
     assert expected_knapsack_value(np.array([0.5]), np.array([16.5]), 8)[0, 8] > 1e-3
 
 
 @pytest.mark.parametrize("stop", [0, 1, 2, 3])
-def test_narrow_tables_are_cut_off_wide_ones(stop: int) -> None:
+def test_narrow_tables_are_the_first_columns_of_wide_ones(stop: int) -> None:
     wide = knapsack_marginals(np.array([0.2, 0.9]), 9)
     np.testing.assert_array_equal(knapsack_marginals(np.array([0.2, 0.9]), stop), wide[:, :stop])
     a, b = np.array([0.5, 3.0]), np.array([2.0, 1.0])

@@ -30,7 +30,7 @@ def test_the_wheel_works_in_an_empty_environment(tmp_path: Path) -> None:
     run([sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, ROOT], tmp_path)
     (wheel,) = tmp_path.glob("*.whl")
     names = ZipFile(wheel).namelist()
-    assert "knapsack_rl/py.typed" in names
+    assert {"knapsack_rl/py.typed", "knapsack_arena/py.typed"} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests", "docs", "examples")) for name in names)
 
@@ -43,7 +43,9 @@ def test_the_wheel_works_in_an_empty_environment(tmp_path: Path) -> None:
 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    assert "allocate" in run([scripts / "knapsack-rl", "--help"], elsewhere)
+    shown = run([scripts / "knapsack-rl", "--help"], elsewhere)
+    assert "allocate" in shown
+    assert "compare" in shown  # found by its entry point
     (elsewhere / "rates.csv").write_text(RATES, encoding="utf-8")
     planned = run([scripts / "knapsack-rl", "allocate", "rates.csv", "--budget", "32"], elsewhere)
     assert "hard" in planned

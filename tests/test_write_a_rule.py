@@ -1,4 +1,4 @@
-"""The guide to writing a rule, followed to the letter by somebody who has nothing but the library."""
+"""Run the files and commands of docs/write-a-rule.md in an empty folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "write-a-rule.md").read_text(encoding="utf-8")
 EXAMPLE = (ROOT / "examples" / "04_write_a_rule.py").read_text(encoding="utf-8")
-# Every command gets this interpreter; all else is as the guide has it.
+# Commands run with this interpreter.
 PROGRAMS = {"python": [sys.executable], "knapsack-rl": [sys.executable, "-m", "knapsack_rl"]}
 
 FILES = dict(re.findall(r'```python title="([\w.]+)"\n(.*?)```', GUIDE, re.DOTALL))
@@ -33,13 +33,13 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("newcomer")
+    folder = tmp_path_factory.mktemp("guide")
     for name, text in FILES.items():
         (folder / name).write_text(text, encoding="utf-8")
     return folder
 
 
-def test_there_is_something_to_follow() -> None:
+def test_the_guide_has_its_files_and_commands() -> None:
     assert set(FILES) == {"my_rule.py", "test_my_rule.py", "tilted.py", "settle.py", "test_settle.py"}
     assert sum(command.startswith("knapsack-rl compare") for command in COMMANDS) == 2
 

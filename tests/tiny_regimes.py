@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from knapsack_rl.lab.regimes import Regime, skills
+from knapsack_arena.lab.regimes import Regime, skills
 from knapsack_rl.tasks.embedded import taught
 from knapsack_rl.tasks.recipe import Recipe
 
@@ -12,4 +12,4 @@ RECIPE = Recipe(hidden=16, layers=1, heads=2, intermediate=32, steps=60, batch=6
 def tiny() -> Regime:
     """64 prompts, 4 groups of 4, 3 steps."""
     full = skills(64, 16)
-    return Regime("tiny", full.train, full.heldout, taught, RECIPE, groups=4, num_generations=4, steps=3)
+    return Regime("tiny", full.train, full.heldout, taught, RECIPE, groups=4, average=4, steps=3)

@@ -1,14 +1,17 @@
-"""Measures of a step: pure functions of its plan and its outcomes.
+"""Compute the metrics of a step from its plan and its outcomes.
 
-A share of *prompts* and a share of *rollouts* never go under one name. The second rises mechanically when rollouts move
-to prompts of middling difficulty; the first says how many prompts taught anything.
+Shares of *prompts* and shares of *rollouts* have different names. The share of mixed prompts counts prompts with a
+gradient; the share of mixed rollouts also rises when rollouts move to prompts of medium difficulty.
 
-A prompt that was planned 0 rollouts has no group and is left out of every share of prompts. A group that came back
-without a single answer counts in the denominator and is neither mixed nor solved nor unsolved. A share of nothing is
-NaN.
+A prompt with a planned count of 0 has no group and is left out of all shares of prompts. A group without any answer
+counts in the denominator and is neither mixed nor solved nor unsolved. A share with denominator 0 is NaN.
 """
 
 from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,29 +19,43 @@ from knapsack_rl.notation import BoolArray, FloatArray, IntArray
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
 
+logger = logging.getLogger(__name__)
+
+# Rollouts without a success after which differing rewards suggest a wrong success threshold.
+UNSUCCESSFUL_ROLLOUTS = 1000
+MAX_TEXT = 2000  # characters
+
 STATUSES = ("extremely hard", "hard", "medium", "easy", "extremely easy")
 
 
 def step_metrics(plan: Plan, outcomes: Outcomes) -> dict[str, float]:
-    """The numbers a trainer logs for one step.
+    """Compute the metrics that a trainer logs for one step.
 
-    Keys:
-        frac_prompts_mixed: share of groups whose rewards differ, so that they carry a gradient.
-        frac_rollouts_mixed: share of the rollouts that came back that lie in such groups.
-        frac_reward_zero_std: share of groups with answers that are all equal, by prompt, as TRL names it.
-        frac_solved_all, frac_solved_none, frac_solved_some: share of groups by success (reward reached the threshold).
-        rollouts_dead: rollouts that came back in groups without a gradient.
-        count_min, count_mean, count_max: planned group sizes, prompts left out not counted.
-        price: value of the last rollout bought.
-        predicted_mixed: mean predicted probability that a group holds successes and failures. Its observed counterpart
-            is ``frac_solved_some``, which equals ``frac_prompts_mixed`` where rewards are binary.
-        brier_mixed: mean squared difference between that probability and what happened; 0 is best, and a forecast that
-            always says the share itself scores share * (1 - share). Groups without a forecast are left out of both.
-        frac_unseen: share of groups whose prompt had never been observed.
-        candidates, refused: prompts that the plan could choose from, and how many of them it gave nothing.
+    Args:
+        plan: plan of the step.
+        outcomes: outcomes of the plan's prompts in the plan's order, with 0 rows for groups without a rollout.
+
+    Returns:
+        A mapping with these keys:
+
+        - frac_prompts_mixed: share of groups whose rewards differ (groups with a gradient).
+        - frac_rollouts_mixed: share of the finished rollouts that are in such groups.
+        - frac_reward_zero_std: share of groups whose answers all have the same reward; TRL's name, counted by prompt.
+        - frac_solved_all, frac_solved_none, frac_solved_some: share of groups in which all, none and some answers
+          reached the success threshold.
+        - zero_gradient_rollouts: number of finished rollouts in groups without a gradient.
+        - count_min, count_mean, count_max: planned group sizes, without the prompts that were left out.
+        - price: value of the last rollout selected (the paper's lambda).
+        - predicted_mixed: mean predicted probability that a group holds successes and failures. The observed
+          counterpart is ``frac_solved_some``, which equals ``frac_prompts_mixed`` if rewards are binary.
+        - brier_mixed: Brier score of that prediction, the mean squared difference from the outcome (0 or 1); 0 is best,
+          and the constant forecast s = ``frac_solved_some`` scores s * (1 - s). Groups without a forecast or an answer
+          are left out of both.
+        - frac_unseen: share of groups whose prompt had never been observed.
+        - candidates, refused: number of prompts offered to the plan, and number of those with a count of 0.
 
     Raises:
-        ValueError: outcomes of other prompts than the plan's.
+        ValueError: outcomes of other prompts than the plan's, or in another order.
     """
     if outcomes.prompt_ids != plan.prompt_ids:
         raise ValueError("the outcomes must list the plan's prompts in the plan's order (0 rows where none came back)")
@@ -48,68 +65,68 @@ def step_metrics(plan: Plan, outcomes: Outcomes) -> dict[str, float]:
     some_P, all_P, none_P = _solved(outcomes, answered_P)
     counts = plan.counts_P[planned_P]
     rows_P = outcomes.counts_P
-    predicted_P = mixed_probability(plan.success_rates_P, plan.strength_P, outcomes.attempts_P)[answered_P]
+    predicted_P = mixed_probability(plan.success_rates_P, plan.pseudo_count_P, outcomes.attempts_P)[answered_P]
     return {
-        "frac_prompts_mixed": _mean(mixed_P[planned_P]),
-        "frac_rollouts_mixed": _share(rows_P[mixed_P].sum(), rows_P.sum()),
-        "frac_reward_zero_std": _mean((answered_P & ~mixed_P)[planned_P]),
-        "frac_solved_all": _mean(all_P[planned_P]),
-        "frac_solved_none": _mean(none_P[planned_P]),
-        "frac_solved_some": _mean(some_P[planned_P]),
-        "rollouts_dead": float(rows_P[~mixed_P].sum()),
+        "frac_prompts_mixed": mean(mixed_P[planned_P]),
+        "frac_rollouts_mixed": share(rows_P[mixed_P].sum(), rows_P.sum()),
+        "frac_reward_zero_std": mean((answered_P & ~mixed_P)[planned_P]),
+        "frac_solved_all": mean(all_P[planned_P]),
+        "frac_solved_none": mean(none_P[planned_P]),
+        "frac_solved_some": mean(some_P[planned_P]),
+        "zero_gradient_rollouts": float(rows_P[~mixed_P].sum()),
         "count_min": float(counts.min()) if counts.size else float("nan"),
-        "count_mean": _mean(counts),
+        "count_mean": mean(counts),
         "count_max": float(counts.max()) if counts.size else float("nan"),
         "price": float(plan.price),
-        "predicted_mixed": _mean(predicted_P),
-        "brier_mixed": _mean((predicted_P - some_P[answered_P]) ** 2),
-        "frac_unseen": _mean(~plan.seen_P[planned_P]),
+        "predicted_mixed": mean(predicted_P),
+        "brier_mixed": mean((predicted_P - some_P[answered_P]) ** 2),
+        "frac_unseen": mean(~plan.seen_P[planned_P]),
         "candidates": float(planned_P.size),
         "refused": float(np.count_nonzero(~planned_P)),
     }
 
 
-def mixed_probability(success_rates_P: FloatArray, strength_P: FloatArray, counts_P: IntArray) -> FloatArray:
-    """Chance that a group of n rollouts holds both successes and failures, under a Beta belief.
+def mixed_probability(success_rates_P: FloatArray, pseudo_count_P: FloatArray, counts_P: IntArray) -> FloatArray:
+    """Compute the probability that a group of n rollouts holds both successes and failures, under Beta(a, b) beliefs.
 
-    ``1 - M(n,0) - M(0,n)``, with ``M(n,0) = prod_{k<n} (a+k) / (a+b+k)`` the chance that all n succeed. Divided by the
-    strength a+b, each factor is ``(p + k/s) / (1 + k/s)``, which is p for a point estimate (infinite strength), so that
-    the same line gives ``1 - p^n - (1-p)^n``.
+    ``1 - M(n,0) - M(0,n)``, where ``M(n,0) = prod_{k<n} (a+k) / (a+b+k)`` is the probability that all n succeed. With
+    p = a / s and the pseudo-count s = a+b, each factor is ``(p + k/s) / (1 + k/s)``; for an infinite pseudo-count (a
+    point estimate) it is p, so that the same formula gives ``1 - p^n - (1-p)^n``.
 
     Args:
-        success_rates_P: mean of the belief, ``[P]``, in [0, 1]; NaN gives NaN.
-        strength_P: its evidence a+b in rollouts, ``[P]``; may be infinite. 0 is no belief at all and gives NaN.
-        counts_P: rollouts of the group, ``[P]``; 0 and 1 are never mixed.
+        success_rates_P: mean p of the belief, ``[P]``, in [0, 1]; NaN gives NaN.
+        pseudo_count_P: its evidence s in rollouts, ``[P]``; may be infinite. 0 means no belief and gives NaN.
+        counts_P: rollouts n of the group, ``[P]``; the probability is 0 for 0 and 1.
 
     Returns:
         Probabilities ``[P]``.
     """
     p = np.asarray(success_rates_P, dtype=np.float64)
-    strength = np.asarray(strength_P, dtype=np.float64)
-    per_rollout = 1.0 / np.where(strength > 0, strength, np.nan)
+    pseudo_count = np.asarray(pseudo_count_P, dtype=np.float64)
+    per_rollout = 1.0 / np.where(pseudo_count > 0, pseudo_count, np.nan)
     all_succeed, all_fail = np.ones_like(p), np.ones_like(p)
     for k in range(int(counts_P.max(initial=0))):
         weight = k * per_rollout
         drawn = k < counts_P
         all_succeed = np.where(drawn, all_succeed * (p + weight) / (1 + weight), all_succeed)
         all_fail = np.where(drawn, all_fail * (1 - p + weight) / (1 + weight), all_fail)
-    # Without a draw both products are 1: the clip turns 1 - 1 - 1 into "never mixed", and rounding noise into 0.
-    chance = np.clip(1.0 - all_succeed - all_fail, 0.0, 1.0)
-    return np.where(strength > 0, chance, np.nan)
+    # The clip removes rounding errors, and gives 0 for n = 0, where both products are 1.
+    probability = np.clip(1.0 - all_succeed - all_fail, 0.0, 1.0)
+    return np.where(pseudo_count > 0, probability, np.nan)
 
 
 def status(rates_P: FloatArray) -> IntArray:
-    """Index into ``STATUSES`` of each success rate: 0; (0, .2]; (.2, .8); [.8, 1); 1. NaN gives -1."""
+    """Classify success rates: index into ``STATUSES`` by 0; (0, .2]; (.2, .8); [.8, 1); 1. NaN gives -1; ``[P]``."""
     p = np.asarray(rates_P, dtype=np.float64)
     levels = (p > 0).astype(np.int64) + (p > 0.2) + (p >= 0.8) + (p >= 1)
     return np.where(np.isnan(p), -1, levels)
 
 
 def transition_matrix(before_P: FloatArray, after_P: FloatArray) -> IntArray:
-    """How many prompts went from status (row) to status (column), ``[5, 5]``.
+    """Count the prompts that changed from one status (row) to another (column), ``[5, 5]``.
 
     Args:
-        before_P, after_P: success rates of the same prompts, ``[P]``. A prompt with NaN in either is left out.
+        before_P, after_P: success rates of the same prompts, ``[P]``; prompts with NaN in either are left out.
     """
     rows, columns = status(before_P), status(after_P)
     known = (rows >= 0) & (columns >= 0)
@@ -118,19 +135,64 @@ def transition_matrix(before_P: FloatArray, after_P: FloatArray) -> IntArray:
     return matrix
 
 
+class RewardCheck:
+    """Warn once if rewards differ but no reward reaches the success threshold: beliefs learn nothing from such rewards.
+
+    The warning comes after `UNSUCCESSFUL_ROLLOUTS` rollouts; the first success ends the check.
+    """
+
+    def __init__(self) -> None:
+        """Start without rollouts."""
+        self._done = False
+        self._count, self._lowest, self._highest = 0, np.inf, -np.inf
+
+    def check(self, outcomes: Outcomes) -> None:
+        """Add the rewards of a plan, and log the warning if it is due."""
+        if self._done:
+            return
+        rewards = outcomes.rewards_PG[outcomes.answered_PG]
+        self._count += rewards.size
+        self._lowest = min(self._lowest, rewards.min(initial=np.inf))
+        self._highest = max(self._highest, rewards.max(initial=-np.inf))
+        suspicious = self._count >= UNSUCCESSFUL_ROLLOUTS and self._highest > self._lowest
+        self._done = bool(outcomes.success_PG.any()) or suspicious
+        if suspicious and not outcomes.success_PG.any():
+            logger.warning(
+                "no reward of %d rollouts has reached success_threshold=%g (the highest was %g), so every prompt is "
+                "estimated as unsolved: set success_threshold to the least reward that means success",
+                self._count,
+                outcomes.success_threshold,
+                self._highest,
+            )
+
+
+def as_text(messages: Any) -> str:
+    """Convert a prompt or completion to text: a string unchanged, a chat as role and content, at most `MAX_TEXT`."""
+    if isinstance(messages, list):
+        messages = "\n".join(f"{message.get('role')}: {message.get('content')}" for message in messages)
+    return str(messages)[:MAX_TEXT]
+
+
+def best_and_worst(rewards: Sequence[float] | FloatArray) -> list[int]:
+    """Positions of the highest and the lowest reward, one position if they are the same; NaN counts as lowest."""
+    known = np.nan_to_num(rewards, nan=-np.inf)
+    return list(dict.fromkeys((int(known.argmax()), int(known.argmin()))))
+
+
 def _solved(outcomes: Outcomes, answered_P: BoolArray) -> tuple[BoolArray, BoolArray, BoolArray]:
-    """Groups with some, all and no successes among their answers, each ``[P]``."""
+    """Masks of the groups with some, all and no successes among their answers, each ``[P]``."""
     all_P = answered_P & (outcomes.successes_P == outcomes.attempts_P)
     none_P = answered_P & (outcomes.successes_P == 0)
     return answered_P & ~all_P & ~none_P, all_P, none_P
 
 
-def _mean(array: FloatArray | IntArray | BoolArray) -> float:
-    """The mean of what is known; NaN of nothing, without numpy's warning."""
+def mean(array: FloatArray | IntArray | BoolArray) -> float:
+    """The mean of the values that are not NaN; NaN if there are none."""
     values = np.asarray(array, dtype=np.float64)
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else float("nan")
 
 
-def _share(part: float, whole: float) -> float:
+def share(part: float, whole: float) -> float:
+    """``part / whole``; NaN if ``whole`` is 0."""
     return float(part / whole) if whole else float("nan")

@@ -1,4 +1,4 @@
-"""What happened: the rewards of a step's groups, and what they say about success."""
+"""The rewards of a step's groups, and the counts of successes derived from them."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ from functools import cached_property
 
 import numpy as np
 
-from knapsack_rl.notation import BoolArray, FloatArray, IntArray
+from knapsack_rl.notation import BoolArray, FloatArray, IntArray, PromptFeatures
 
-# Rewards reach us in float32, as weighted sums: 0.7 + 0.3 must count as 1.
+# Rewards are often weighted sums in float32: 0.7 + 0.3 must reach a threshold of 1.
 TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """The rewards of some groups, flat, group after group.
+    """The rewards of groups of rollouts, flat, group after group.
 
-    A reward is real; the rollout succeeded if it reached ``success_threshold``. NaN means that there was no answer (the
-    engine failed, or no reward function applied): it is neither a success nor a failure. A group may come back short,
-    or not at all: ``counts_P`` says how many rows there are, not how many were asked for.
+    Rewards are real numbers; a rollout succeeds if its reward reaches ``success_threshold``. NaN means no answer (the
+    engine failed, or no reward function applied), which is neither a success nor a failure. Groups may be incomplete or
+    empty: ``counts_P`` holds the numbers of rows here, which may be lower than the planned counts.
 
     Attributes:
-        step: generation step that produced the rollouts; late outcomes keep the step they were made in.
+        step: generation step that produced the rollouts, also if they are observed later.
         prompt_ids: stable ids, ``[P]``.
         counts_P: rows of each group, ``[P]``.
         rewards_PG: rewards, ``[counts_P.sum()]``.
-        tokens_PG: completion lengths in tokens, ``[counts_P.sum()]``, where known.
+        tokens_PG: completion lengths in tokens, ``[counts_P.sum()]``; None if unknown.
         success_threshold: the least reward that counts as a success.
+        features: features of the prompts that the rollouts were planned with, rows in the order of ``prompt_ids``; None
+            if there were none.
 
     Raises:
         ValueError: lengths that do not fit, a negative count, or an infinite reward.
@@ -40,6 +42,7 @@ class Outcomes:
     rewards_PG: FloatArray
     tokens_PG: IntArray | None = None
     success_threshold: float = 1.0
+    features: PromptFeatures | None = None
 
     def __post_init__(self) -> None:
         if self.counts_P.shape != (len(self.prompt_ids),) or (self.counts_P < 0).any():
@@ -64,13 +67,13 @@ class Outcomes:
         success_threshold: float = 1.0,
         tokens: Sequence[Sequence[int]] | None = None,
     ) -> Outcomes:
-        """Outcomes of ``(prompt id, rewards)`` pairs: the way in for callers that hold lists.
+        """Build outcomes from lists of rewards by group.
 
         Args:
             step: generation step that produced the rollouts.
             groups: prompt id and rewards of each group.
             success_threshold: the least reward that counts as a success.
-            tokens: completion lengths of each group, where known.
+            tokens: completion lengths of each group, in tokens; None if unknown.
         """
         return cls(
             step=step,
@@ -81,40 +84,82 @@ class Outcomes:
             success_threshold=success_threshold,
         )
 
+    @classmethod
+    def from_rollouts(
+        cls,
+        step: int,
+        ids_PG: Sequence[str],
+        rewards_PG: Sequence[float] | FloatArray,
+        tokens_PG: Sequence[int] | IntArray | None = None,
+        success_threshold: float = 1.0,
+    ) -> Outcomes:
+        """Build outcomes from rollouts in any order; rollouts with the same id form one group.
+
+        Groups are in order of first appearance.
+
+        Args:
+            step: generation step that produced the rollouts.
+            ids_PG: prompt id of each rollout, ``[PG]``.
+            rewards_PG: rewards, ``[PG]``; NaN or None where there was no answer.
+            tokens_PG: completion lengths in tokens, ``[PG]``; None if unknown.
+            success_threshold: the least reward that counts as a success.
+
+        Raises:
+            ValueError: sequences of different lengths, or an infinite reward.
+        """
+        place: dict[str, int] = {}
+        group_PG = np.array([place.setdefault(each, len(place)) for each in ids_PG], dtype=np.int64)
+        rewards, tokens = (
+            np.asarray(rewards_PG, dtype=np.float64),
+            tokens_PG if tokens_PG is None else np.asarray(tokens_PG, dtype=np.int64),
+        )
+        for name, array in (("rewards", rewards), ("token counts", tokens)):
+            if array is not None and array.shape != group_PG.shape:
+                raise ValueError(f"{group_PG.size} rollouts came with {name} of shape {array.shape}")
+        order = np.argsort(group_PG, kind="stable")
+        return cls(
+            step=step,
+            prompt_ids=tuple(place),
+            counts_P=np.bincount(group_PG, minlength=len(place)).astype(np.int64),
+            rewards_PG=rewards[order],
+            tokens_PG=None if tokens is None else tokens[order],
+            success_threshold=success_threshold,
+        )
+
     @cached_property
     def group_PG(self) -> IntArray:
-        """Index into ``prompt_ids`` of every row."""
+        """Index into ``prompt_ids`` of every row, ``[PG]``."""
         return np.repeat(np.arange(len(self.prompt_ids)), self.counts_P)
 
     @cached_property
     def answered_PG(self) -> BoolArray:
-        """Whether the row has a reward at all."""
+        """Whether each row has a reward, ``[PG]``."""
         return ~np.isnan(self.rewards_PG)
 
     @cached_property
     def success_PG(self) -> BoolArray:
-        """Whether the row reached the threshold; False for rows without an answer."""
+        """Whether each row reached the threshold, ``[PG]``; False for rows without an answer."""
         return self.rewards_PG >= self.success_threshold - TOLERANCE
 
     @cached_property
     def attempts_P(self) -> IntArray:
-        """Rows with a reward, by prompt."""
+        """Number of rows with a reward, ``[P]``."""
         return self._sum_P(self.answered_PG)
 
     @cached_property
     def successes_P(self) -> IntArray:
-        """Successful rows, by prompt."""
+        """Number of successful rows, ``[P]``."""
         return self._sum_P(self.success_PG)
 
     @cached_property
     def pass_rates_P(self) -> FloatArray:
-        """Observed success rate by prompt; NaN where nothing was answered."""
+        """Observed success rates, ``[P]``; NaN where there is no answer."""
         empty = self.attempts_P == 0
         return np.where(empty, np.nan, self.successes_P / np.maximum(self.attempts_P, 1))
 
     @cached_property
     def mixed_P(self) -> BoolArray:
-        """Whether the group's rewards differ, so that it carries a gradient (a group's standard deviation is not 0)."""
+        """Whether the rewards of each group differ, so that it has a nonzero gradient, ``[P]``."""
         lowest = np.full(len(self.prompt_ids), np.inf)
         highest = np.full(len(self.prompt_ids), -np.inf)
         np.minimum.at(lowest, self.group_PG[self.answered_PG], self.rewards_PG[self.answered_PG])
@@ -123,7 +168,7 @@ class Outcomes:
 
     @cached_property
     def mean_tokens_P(self) -> FloatArray:
-        """Mean completion length by prompt, in tokens; NaN where unknown."""
+        """Mean completion lengths in tokens, ``[P]``; NaN where unknown."""
         if self.tokens_PG is None:
             return np.full(len(self.prompt_ids), np.nan)
         totals = np.bincount(self.group_PG, weights=self.tokens_PG, minlength=len(self.prompt_ids))

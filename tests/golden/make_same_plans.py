@@ -7,26 +7,24 @@ when a plan is meant to change: ``python tests/golden/make_same_plans.py``.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from knapsack_rl import Outcomes, content_id, make_allocator
-from knapsack_rl.text_features import TextFeatures
+from knapsack_rl import AllocationConfig, Outcomes, content_id
+from knapsack_rl.features.text import TextFeatures
 
 PATH = Path(__file__).with_name("same_plans.json")
 PROMPTS, PROMPTS_A_STEP, AVERAGE, STEPS = 12, 6, 4, 8
-SETTINGS = {"min_count": 2, "max_count": 10, "half_life": 2.0}  # 12 prompts, 6 a step: an epoch is 2 steps
+SETTINGS: dict[str, Any] = {"max_count": 10, "half_life": 2.0}  # 12 prompts, 6 a step: an epoch is 2 steps
 # With a pool of 2 the prompts of a step are candidates, and half the rollouts are spent on those that the plan chooses.
 RUNS: dict[str, dict[str, Any]] = {
-    **{
-        method: {"method": method, "pool": 1, "features": None}
-        for method in ("calibrated", "posterior", "paper", "uniform")
-    },
-    "pool": {"method": "calibrated", "pool": 2, "features": None},
-    "pool and texts": {"method": "calibrated", "pool": 2, "features": "text"},
+    **{rule: {"rule": rule, "pool": 1, "features": None} for rule in ("calibrated", "beta", "paper", "uniform")},
+    "pool": {"rule": "calibrated", "pool": 2, "features": None},
+    "pool and texts": {"rule": "calibrated", "pool": 2, "features": "text"},
 }
 
 
@@ -35,49 +33,51 @@ def chat(i: int) -> list[dict[str, str]]:
     return [{"role": "user", "content": f"What is {i} + {i}?"}]
 
 
-def run(method: Any, pool: int, features: str | None) -> dict[str, Any]:
+def run(rule: Any, pool: int, features: str | None) -> dict[str, Any]:
     """All steps of a run: beliefs, plan and outcomes of each, and the beliefs that remain."""
     random = np.random.default_rng(0)
     rates = np.linspace(0.0, 1.0, PROMPTS)
-    limits = {**SETTINGS, "min_count": SETTINGS["min_count"] if pool == 1 else 0}
-    texts = TextFeatures() if features else None
-    allocator = make_allocator(method, **limits, features=texts)  # type: ignore[arg-type]  # numbers of two types
+    config = AllocationConfig(rule=rule, average=AVERAGE, pool=pool, min_count=0 if pool > 1 else 2, **SETTINGS)
+    text_features = TextFeatures() if features else None
+    allocator = config.make_allocator()
     ids = [content_id(chat(i)) for i in range(PROMPTS)]
     steps, order = [], np.arange(PROMPTS)
     for step in range(STEPS):
         if step % 2 == 0:
             order = random.permutation(PROMPTS)
         chosen = order[step % 2 * PROMPTS_A_STEP :][:PROMPTS_A_STEP]
-        if texts is not None:
-            texts.remember([ids[i] for i in chosen], [chat(i) for i in chosen])
-        plan = allocator.plan([ids[i] for i in chosen], PROMPTS_A_STEP * AVERAGE // pool, step)
+        looks = text_features([chat(i) for i in chosen]) if text_features else None
+        plan = allocator.plan([ids[i] for i in chosen], PROMPTS_A_STEP * AVERAGE // pool, step, looks)
         rewards = [
             [float(x) for x in random.random(count) < rates[i]] for i, count in zip(chosen, plan.counts_P, strict=True)
         ]
-        allocator.observe(Outcomes.of_groups(step, list(zip(plan.prompt_ids, rewards, strict=True))))
+        outcomes = Outcomes.of_groups(step, list(zip(plan.prompt_ids, rewards, strict=True)))
+        allocator.observe(dataclasses.replace(outcomes, features=plan.features))
         steps.append(
             {
                 "prompts": [int(i) for i in chosen],
                 "rates": plan.success_rates_P.tolist(),
-                "strength": plan.strength_P.tolist(),
+                "pseudo_counts": plan.pseudo_count_P.tolist(),
                 "counts": plan.counts_P.tolist(),
                 "rewards": rewards,
             }
         )
-    final = allocator.beliefs.forecast(ids, STEPS)
+    final = allocator.beliefs.forecast(
+        ids, STEPS, text_features([chat(i) for i in range(PROMPTS)]) if text_features else None
+    )
     return {
-        "method": method,
+        "rule": rule,
         "pool": pool,
         "features": features,
         "steps": steps,
-        "beliefs": {"rates": final.success_rates_P.tolist(), "strength": final.strength_P.tolist()},
+        "beliefs": {"rates": final.success_rates_P.tolist(), "pseudo_counts": final.pseudo_count_P.tolist()},
     }
 
 
 def same_plans() -> dict[str, Any]:
     """The whole file."""
     return {
-        "settings": {**SETTINGS, "average": AVERAGE},
+        "settings": {"min_count": 2, **SETTINGS, "average": AVERAGE},
         "prompts": [chat(i) for i in range(PROMPTS)],
         "runs": {name: run(**choice) for name, choice in RUNS.items()},
     }

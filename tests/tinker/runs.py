@@ -1,4 +1,4 @@
-"""Runs of the cookbook's own training loop on a small world: ``python runs.py KIND LOG_PATH URL MODEL KILL_AT``."""
+"""Runs of the cookbook's own training loop on small data sets: ``python runs.py KIND LOG_PATH URL MODEL KILL_AT``."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Guess(ProblemEnv):
 
 
 @dataclass(frozen=True)
-class Killing(world.LuckyBuilder):
+class Killing(world.SeededBuilder):
     """Ends the whole process in the middle of a batch, as an out-of-memory killer does."""
 
     async def make_envs(self) -> Sequence[Env]:
@@ -57,7 +57,7 @@ class Killing(world.LuckyBuilder):
 
 @chz.chz
 class DatasetBuilder(RLDatasetBuilder):
-    """Either world: questions in two batches that come again, or rewards that depend on the batch."""
+    """Questions in two batches that are repeated, or rewards that depend on the batch."""
 
     model: str
     guess: bool
@@ -73,7 +73,7 @@ class DatasetBuilder(RLDatasetBuilder):
 
 
 def config(kind: str, log_path: str, url: str, model: str, epochs: int, **changes: Any) -> train.Config:
-    """The cookbook's configuration of a kind of run, before it is allocated."""
+    """The cookbook's configuration of a kind of run, before `allocated`."""
     if kind == "async":
         changes["async_config"] = train.AsyncConfig(max_steps_off_policy=2, groups_per_batch=world.GROUPS)
     if kind == "stream":
@@ -99,9 +99,13 @@ def config(kind: str, log_path: str, url: str, model: str, epochs: int, **change
 
 
 def run(kind: str, log_path: str, url: str, model: str, epochs: int = 4, **options: Any) -> None:
-    """Train, with beliefs that do not fade; ``options`` are those of `allocated`."""
+    """Train without decay of evidence; ``options`` are those of `allocated`."""
     found = config(kind, log_path, url, model, epochs)
-    asyncio.run(train.main(allocated(found, epochs=epochs if kind == "guess" else 1, half_life=1e9, **options)))
+    asyncio.run(
+        train.main(
+            allocated(found, epochs=epochs if kind == "guess" else 1, **{"half_life": 1e9, "pool": 1, **options})
+        )
+    )
 
 
 if __name__ == "__main__":

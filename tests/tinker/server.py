@@ -1,8 +1,8 @@
 """SkyRL's Tinker server on a CPU, with a tiny model: ``python server.py FOLDER PORT``.
 
-Two things in SkyRL 0.3.0 stand in the way. Its pydantic models use `typing.TypedDict`, which pydantic refuses before
-Python 3.12; and its API server starts the engine through ``uv run``, which asks for a project. So the engine is started
-by this file too: ``python server.py engine ...``.
+Works around two limits of SkyRL 0.3.0. Its pydantic models use `typing.TypedDict`, which pydantic refuses before Python
+3.12; and its API server starts the engine through ``uv run``, which needs a project. So this file starts the engine as
+well: ``python server.py engine ...``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the cookbook is given: configs, and builders of other sizes."""
+"""Configs, and builders of other sizes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from tinker_cookbook.rl.types import (
 )
 from tinker_cookbook.utils.ml_log import dump_config
 
-from knapsack_rl import make_allocator
-from knapsack_rl.tinker import AllocatedDataset, allocated
-from knapsack_rl.tinker.builders import group_size, prompt_of, resized
+from knapsack_rl import AllocationConfig
+from knapsack_rl.config import FIELDS
+from knapsack_rl.tinker import ALIASES, AllocatedDataset, AllocatedDatasetBuilder, allocated
+from knapsack_rl.tinker.builders import SIZE_FIELDS, group_size, prompt_of, resized
 from knapsack_rl.trace import read_trace
 
 
@@ -42,7 +43,7 @@ class Fixed(EnvGroupBuilder):
 
 
 def test_builders_are_resized_in_a_copy() -> None:
-    for builder in (Plain(), world.LuckyBuilder(0, 0), world.sums(1, 0)):
+    for builder in (Plain(), world.SeededBuilder(0, 0), world.sums(1, 0)):
         other = resized(builder, 7)
         assert (group_size(builder), group_size(other), type(other)) == (4, 7, type(builder))
     with pytest.raises(ValueError, match="Fixed makes a fixed number of environments: give it a field num_envs"):
@@ -50,9 +51,9 @@ def test_builders_are_resized_in_a_copy() -> None:
 
 
 def test_prompts_are_named() -> None:
-    assert prompt_of(world.LuckyBuilder(3, 0), None) == ("p3", None)
-    assert prompt_of(world.LuckyBuilder(3, 0), None, lambda builder: f"{builder.prompt}?") == ("p3", "3?")
-    assert prompt_of(world.LuckyBuilder(3, 0), lambda builder: f"q{builder.prompt}") == ("q3", None)
+    assert prompt_of(world.SeededBuilder(3, 0), None) == ("p3", None)
+    assert prompt_of(world.SeededBuilder(3, 0), None, lambda builder: f"{builder.prompt}?") == ("p3", "3?")
+    assert prompt_of(world.SeededBuilder(3, 0), lambda builder: f"q{builder.prompt}") == ("q3", None)
     name, text = prompt_of(world.sums(4, 0), None)
     assert text == "4 + 4?"
     assert name == prompt_of(replace(world.sums(4, 9), num_envs=2), None)[0] != prompt_of(world.sums(5, 0), None)[0]
@@ -65,8 +66,8 @@ def test_questions_are_in_the_trace(tmp_path: Path) -> None:
     data = world.dataset(tmp_path, world.Dataset(builder=world.sums))
     builders = data.get_batch(0)
     for builder in builders:
-        builder.journal.write(builder.group._replace(rewards=[0.0, 1.0], tokens=[1, 1]))
-    data.collect()
+        builder.log.write(builder.group._replace(rewards=[0.0, 1.0], tokens=[1, 1]))
+    data.tracker.collect()
     assert sorted(read_trace(tmp_path / "trace.jsonl").texts.values())[:2] == ["0 + 0?", "1 + 1?"]
 
 
@@ -94,7 +95,7 @@ def test_a_config_is_allocated_in_one_call(tmp_path: Path) -> None:
     data, test = asyncio.run(found.dataset_builder())
     assert isinstance(data, AllocatedDataset)
     assert isinstance(test, world.Dataset)  # evaluation stays as it was
-    assert (len(data), data.last, data.ledger.success_threshold) == (4, 2, 0.5)
+    assert (len(data), data.tracker.steps, data.session.config.success_threshold) == (4, 3, 0.5)
     assert data.session.allocator.max_count == 6
     for index in range(3):
         world.rollouts(data.get_batch(index))
@@ -105,23 +106,80 @@ def test_a_config_is_allocated_in_one_call(tmp_path: Path) -> None:
     dump_config(found)  # the cookbook writes it to its log
 
 
+@chz.chz
+class InBatches(RLDatasetBuilder):
+    batches: int
+
+    async def __call__(self) -> tuple[RLDataset, RLDataset | None]:
+        return world.Dataset(batches=self.batches), None
+
+
+def built(path: Path, **options: Any) -> Any:
+    return asyncio.run(allocated(config(path), **options).dataset_builder())[0]
+
+
 def test_a_pool_and_features_in_one_call(tmp_path: Path) -> None:
-    options = {"allocation": "calibrated", "features": "text", "pool": 2, "prompt_text": lambda one: f"p {one.prompt}"}
-    data, _ = asyncio.run(allocated(config(tmp_path), epochs=4, **options).dataset_builder())
+    data = built(tmp_path, epochs=4, features="text", pool=2, prompt_text=lambda one: f"p {one.prompt}")
     assert len(data) == 8
     assert data.session.allocator.min_count == 0
     assert data.session.allocator.beliefs.half_life == 4.0  # passes, each of which is one step
-    assert data.session.allocator.beliefs.features is data.features
     data.get_batch(0)
-    assert data.features(["p3"]).any()
-    for wrong, said in (
-        ({"features": "text"}, "'posterior' has no use for features"),
+    assert data.session.open_plans[0].features.features_P_F.any(axis=1).all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"features": "text", "rule": "beta"}, "features='text' has no effect under rule='beta'"),
+        ({"features": "hidden_states"}, "features is 'hidden_states': choose 'text' or None"),
+        ({"rule": "posterior"}, "there is no rule 'posterior'"),
         ({"pool": 0}, "pool is 0"),
-        ({"pool": 2, "allocation": "uniform"}, "'uniform' does not choose among a pool"),
+        ({"pool": 2, "rule": "uniform"}, "'uniform' does not choose among a pool"),
         ({"pool": 3}, "pool is 3, and the data set has 2 batches"),
-    ):
-        with pytest.raises(ValueError, match=said):
-            asyncio.run(allocated(config(tmp_path), **wrong).dataset_builder())
+        ({"pool": 2, "min_rollouts": 2}, "min_rollouts is 2 with pool=2"),
+        ({"min_rollouts": 1}, "min_rollouts is 1: a group of one has no gradient"),
+        ({"max_rollouts": 3}, r"num_envs is 4: .* between min_rollouts \(0\) and max_rollouts \(3\)"),
+    ],
+)
+def test_bad_values_are_named_as_they_were_given(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        built(tmp_path, **wrong)
+
+
+def test_every_core_field_has_one_name(tmp_path: Path) -> None:
+    """Every field of `AllocationConfig` is set by one here, and has its default, but for the weighting."""
+    own, plain = AllocatedDatasetBuilder(inner=Inner(), log_path=str(tmp_path)), AllocationConfig
+    values = {"rule": "beta", "pool": 2, "min_count": 0, "max_count": 9, "half_life": 3.0, "success_threshold": 0.5}
+    assert set(ALIASES) <= set(FIELDS)
+    for core in FIELDS:
+        name = ALIASES.get(core, core)
+        if core == "average":
+            assert name in SIZE_FIELDS
+        elif core != "weighting":
+            assert getattr(own, name) == getattr(plain, core)
+            found = built(tmp_path, **{name: values[core]}).session.config
+            assert getattr(found, core) == values[core]
+    assert own.allocation(world.Dataset()).weighting == "rollout"
+    assert own.allocation(world.Dataset()).average == world.SIZE
+
+
+@pytest.mark.parametrize(
+    ("batches", "options", "expected"),
+    [
+        (8, {}, (4, 0)),
+        (2, {}, (2, 0)),
+        (1, {}, (1, 2)),
+        (8, {"min_rollouts": 2}, (1, 2)),
+        (8, {"rule": "paper"}, (1, 2)),
+        (8, {"pool": 1}, (1, 2)),
+    ],
+)
+def test_the_default_pool(tmp_path: Path, batches: int, options: dict[str, Any], expected: tuple[int, int]) -> None:
+    found = allocated(chz.replace(config(tmp_path), dataset_builder=InBatches(batches=batches)), **options)
+    data, _ = asyncio.run(found.dataset_builder())
+    assert (data.pool, data.session.allocator.min_count) == expected
+    world.rollouts(data.get_batch(0))
+    assert len(read_trace(tmp_path / "trace.jsonl").steps[0].plan.prompt_ids) == expected[0] * world.GROUPS
 
 
 def test_passes_that_the_cookbook_would_make_are_ours_to_make(tmp_path: Path) -> None:
@@ -133,15 +191,18 @@ def test_passes_that_the_cookbook_would_make_are_ours_to_make(tmp_path: Path) ->
 
 
 def test_an_allocator_of_your_own(tmp_path: Path) -> None:
-    found = allocated(config(tmp_path), make_allocator=lambda: make_allocator("uniform"))
+    found = allocated(config(tmp_path), make_allocator=lambda: AllocationConfig(rule="uniform").make_allocator())
     data = asyncio.run(found.dataset_builder())[0]
     assert data.session.allocator.rule.__name__ == "uniform_rule"
 
 
 def test_loops_that_wait_for_a_number_of_groups_leave_no_prompt_out(tmp_path: Path) -> None:
     waiting = train_loop.AsyncConfig(max_steps_off_policy=1, groups_per_batch=8)
-    with pytest.raises(ValueError, match="this loop waits for groups_per_batch groups"):
+    with pytest.raises(ValueError, match="this loop waits for groups_per_batch groups: use min_rollouts=2"):
         allocated(config(tmp_path, async_config=waiting), min_rollouts=0)
     with pytest.raises(ValueError, match="a pool leaves prompts out of a batch, .* use pool=1"):
         allocated(config(tmp_path, async_config=waiting), pool=2)
+    for options in ({}, {"pool": None}, {"min_rollouts": 3}):
+        data = asyncio.run(allocated(config(tmp_path, async_config=waiting), **options).dataset_builder())[0]
+        assert (data.pool, data.session.allocator.min_count) == (1, options.get("min_rollouts", 2))
     assert allocated(config(tmp_path), min_rollouts=0)

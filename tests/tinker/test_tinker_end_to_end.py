@@ -21,9 +21,9 @@ import runs
 import server
 import world
 
-from knapsack_rl.records import Step
-from knapsack_rl.tinker.journal import Journal
-from knapsack_rl.trace import Trace, read_trace
+from knapsack_rl.tinker.dataset import LOG_FILE
+from knapsack_rl.tinker.outcome_log import Group, OutcomeLog
+from knapsack_rl.trace import Step, Trace, read_trace
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -101,8 +101,8 @@ def pass_rates(steps: Sequence[Step]) -> dict[str, float]:
 
 
 def test_it_trains_with_uneven_groups(tmp_path: Path, service: tuple[str, str]) -> None:
-    """With beliefs that know prompts by their text, choosing from two batches of candidates: here, all prompts."""
-    runs.run("guess", str(tmp_path), *service, epochs=8, allocation="calibrated", features="text", pool=2)
+    """With features of texts, choosing from two batches of candidates: here, all prompts."""
+    runs.run("guess", str(tmp_path), *service, epochs=8, rule="calibrated", features="text", pool=2)
     trace = read_trace(tmp_path / "trace.jsonl")
     check_plans(trace, 16, 2 * BUDGET, least=0)
     assert all(len(step.plan.prompt_ids) == world.PROMPTS for step in trace.steps)
@@ -137,29 +137,30 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path, service: tup
     runs.run("sync", str(tmp_path / "again"), *service)  # from batch 4 on
     runs.run("sync", str(tmp_path / "through"), *service)
     check_plans(read_trace(tmp_path / "through" / "trace.jsonl"), 8)
-    assert world.told(tmp_path / "again") == world.told(tmp_path / "through")
+    assert world.record_of(tmp_path / "again") == world.record_of(tmp_path / "through")
     resumed = [line for line in (tmp_path / "again" / "trace.jsonl").open() if '"kind":"resume"' in line]
     assert [json.loads(line)["step"] for line in resumed] == [4]
 
 
 def test_the_asynchronous_loop_loses_no_outcome_and_counts_none_twice(tmp_path: Path, service: tuple[str, str]) -> None:
     run_and_kill("async", tmp_path, service, batch=6)
-    before = len(Journal(tmp_path / "knapsack" / "outcomes.jsonl").valid())
+    log = OutcomeLog(tmp_path / LOG_FILE)
+    before = len(log.valid())
     runs.run("async", str(tmp_path), *service)
     trace = read_trace(tmp_path / "trace.jsonl")
     assert before > 0
-    groups = [group for _, group in Journal(tmp_path / "knapsack" / "outcomes.jsonl").valid()]
+    groups = [entry for entry in log.valid() if isinstance(entry, Group)]
     assert {group.step for group in groups} == set(range(8))
     planned = {step.plan.step: step.plan for step in trace.steps}
     for step, plan in planned.items():
         assert plan.counts_P.sum() == BUDGET
         came = {(group.place, len(group.rewards)) for group in groups if group.step == step}
         assert came == set(enumerate(plan.counts_P.tolist()))
-    # Whoever goes on from here knows every rollout of every batch, once: nothing fades in this world. On a busy machine
-    # there are more than planned, because groups too stale to train on were run again.
+    # A run resumed here has learned every rollout of every batch once (there is no decay). On a busy machine there are
+    # more than planned, because groups too stale to train on were run again.
     rewards = [reward for group in groups for reward in group.rewards]
     assert len(rewards) >= 8 * BUDGET
-    resumed = world.dataset(tmp_path, world.Dataset(batches=10))
+    resumed = world.dataset(tmp_path, world.Dataset(batches=10), rule="calibrated")
     resumed.get_batch(8)
     table = resumed.session.allocator.beliefs.table  # type: ignore[attr-defined]
     assert table["successes"].sum() + table["failures"].sum() == len(rewards)

@@ -6,7 +6,7 @@ import asyncio
 import multiprocessing
 import pickle
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,6 @@ from tinker_cookbook.rl.types import (
     Transition,
 )
 
-from knapsack_rl import make_allocator
-from knapsack_rl.text_features import TextFeatures
 from knapsack_rl.trace import read_trace
 
 
@@ -39,13 +37,13 @@ def test_groups_are_as_large_as_planned_and_spend_the_budget(tmp_path: Path) -> 
         assert [len(group.trajectories_G) for group in groups] == world.counts(builders)
         sizes.append(world.counts(builders))
         assert sum(sizes[-1]) == world.GROUPS * world.SIZE
-    assert sizes[0] == [world.SIZE] * world.GROUPS  # nothing is known yet
-    assert len(set(sizes[-1])) > 1  # uneven by now
+    assert sizes[0] == [world.SIZE] * world.GROUPS  # before any outcome
+    assert len(set(sizes[-1])) > 1  # uneven
     steps = read_trace(tmp_path / "trace.jsonl").steps
     assert [step.plan.counts_P.tolist() for step in steps] == sizes
     assert [step.outcomes.counts_P.tolist() for step in steps] == sizes
     wanted = [
-        world.lucky(int(name[1:]), step.plan.step, i)
+        world.seeded_reward(int(name[1:]), step.plan.step, i)
         for step in steps
         for name, count in zip(step.plan.prompt_ids, step.plan.counts_P, strict=True)
         for i in range(count)
@@ -57,7 +55,7 @@ def test_groups_are_as_large_as_planned_and_spend_the_budget(tmp_path: Path) -> 
 
 def test_a_pool_is_chosen_from_and_the_rollouts_stay(tmp_path: Path) -> None:
     inner = world.Dataset(batches=6)
-    data = world.dataset(tmp_path, inner, method="calibrated", pool=2, epochs=3)
+    data = world.dataset(tmp_path, inner, rule="calibrated", pool=2, epochs=3)
     assert len(data) == 18  # as many steps as without a pool
     for index in range(len(data)):
         builders = data.get_batch(index)
@@ -71,7 +69,7 @@ def test_a_pool_is_chosen_from_and_the_rollouts_stay(tmp_path: Path) -> None:
     chosen = np.array([step.plan.counts_P for step in trace.steps])
     assert chosen.shape == (18, 2 * world.GROUPS)
     assert (chosen == 0).any(axis=1).sum() > 9
-    assert chosen[6:, 4:12].sum() > 0.6 * chosen[6:].sum()  # neither hopeless nor sure
+    assert chosen[6:, 4:12].sum() > 0.6 * chosen[6:].sum()  # neither near 0 nor near 1
     assert world.evidence(data) == chosen.sum()
 
 
@@ -81,8 +79,8 @@ def test_a_pool_larger_than_the_data_set_is_refused(tmp_path: Path) -> None:
 
 
 def test_prompts_without_a_text_have_no_features_of_it(tmp_path: Path) -> None:
-    data = world.dataset(tmp_path, method="calibrated", features=TextFeatures())
-    with pytest.raises(ValueError, match="LuckyBuilder does not say what its prompt is: pass prompt_text="):
+    data = world.dataset(tmp_path, rule="calibrated", features="text")
+    with pytest.raises(ValueError, match="SeededBuilder does not say what its prompt is: pass prompt_text="):
         data.get_batch(0)
 
 
@@ -100,16 +98,16 @@ def test_groups_may_finish_in_any_order_and_batches_may_overlap(tmp_path: Path) 
     data = world.dataset(tmp_path, world.Dataset(batches=3))
     first, second = data.get_batch(0), data.get_batch(1)  # asked for before any group of the first has come back
     world.rollouts(second)
-    assert data.ledger.learned == 0
+    assert data.tracker.learned == 0
     assert world.evidence(data) == 0
     world.rollouts(first, order=[7, 2, 3, 1, 0, 6, 4, 5])
-    assert data.ledger.learned == 2
+    assert data.tracker.learned == 2
     ordered = world.dataset(tmp_path / "ordered", world.Dataset(batches=3))
     batches = [ordered.get_batch(0), ordered.get_batch(1)]
     for batch in batches:
         world.rollouts(batch)
     assert world.rates(data) == world.rates(ordered)
-    assert world.told(tmp_path) == world.told(tmp_path / "ordered")
+    assert world.record_of(tmp_path) == world.record_of(tmp_path / "ordered")
 
 
 def test_a_group_that_is_run_again_counts_again_and_under_its_own_step(tmp_path: Path) -> None:
@@ -146,7 +144,7 @@ class Broken(EnvGroupBuilder):
         if self.prompt == 3 and self.how == "make_envs":
             raise RuntimeError("no sandbox")
         size = self.num_envs - (self.prompt == 3 and self.how == "size")
-        return [world.LuckyEnv(self.prompt, np.inf if self.how == "inf" and self.prompt == 3 else 1.0)] * size
+        return [world.RewardEnv(self.prompt, np.inf if self.how == "inf" and self.prompt == 3 else 1.0)] * size
 
     async def compute_group_rewards(
         self, trajectory_group: Any, env_group: Any
@@ -175,7 +173,7 @@ def test_a_group_that_fails_is_no_evidence_and_holds_nothing_up(tmp_path: Path, 
     assert builders[3].inner.cleaned == [3]
     assert builders[3].logging_tags() == ["broken"]
     world.rollouts(builders[:3] + builders[4:])
-    assert data.ledger.learned == 1
+    assert data.tracker.learned == 1
     step = read_trace(tmp_path / "trace.jsonl").steps[0]
     assert step.outcomes.counts_P.tolist() == [4, 4, 4, 0, 4, 4, 4, 4]
     assert not data.get_batch(2 - 1)[3].group.rewards
@@ -203,14 +201,42 @@ def test_a_group_may_come_back_short(tmp_path: Path) -> None:
 def test_groups_may_run_in_other_processes(tmp_path: Path) -> None:
     data = world.dataset(tmp_path)
     builders = data.get_batch(0)
-    assert pickle.loads(pickle.dumps(builders[0])).dataset is None
+    assert pickle.loads(pickle.dumps(builders[0])).tracker is None
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         list(pool.map(in_another_process, builders))
-    assert data.ledger.learned == 0
+    assert data.tracker.learned == 0
     data.get_batch(1)
-    assert data.ledger.learned == 1
+    assert data.tracker.learned == 1
     here = world.train(tmp_path / "here", range(1))
     assert world.rates(data) == world.rates(here)
+
+
+def test_groups_may_run_in_threads(tmp_path: Path) -> None:
+    data, ordered = world.dataset(tmp_path / "threads"), world.dataset(tmp_path / "ordered")
+    for start in (0, 2, 4):
+        batches = [data.get_batch(start), data.get_batch(start + 1)]
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda builder: world.rollouts([builder]), [*batches[1], *batches[0]]))
+        for batch in [ordered.get_batch(start), ordered.get_batch(start + 1)]:
+            world.rollouts(batch)
+    assert data.tracker.learned == 6
+    assert world.evidence(data) == 6 * world.GROUPS * world.SIZE
+    assert world.rates(data) == world.rates(ordered)
+    assert world.record_of(tmp_path / "threads") == world.record_of(tmp_path / "ordered")
+
+
+def test_a_prompt_may_occur_twice_in_a_batch(tmp_path: Path) -> None:
+    inner = world.Dataset(builder=lambda prompt, batch: Broken(prompt // 2, batch, how="reward"))
+    data = world.dataset(tmp_path, inner)
+    builders = data.get_batch(0)  # prompts 0, 0, 1, 1, 2, 2, 3, 3, of which 3 fails
+    for builder in builders[6:]:
+        with pytest.raises(RuntimeError):
+            world.rollouts([builder])
+    world.rollouts(builders[:6])
+    assert data.tracker.learned == 1
+    step = read_trace(tmp_path / "trace.jsonl").steps[0]
+    assert step.outcomes.counts_P.tolist() == [4, 4, 4, 4, 4, 4, 0, 0]
+    assert world.evidence(data) == 24
 
 
 def in_another_process(builder: EnvGroupBuilder) -> int:
@@ -240,8 +266,7 @@ def test_several_epochs(tmp_path: Path) -> None:
 
 
 def test_prompts_that_are_planned_nothing_are_left_out(tmp_path: Path) -> None:
-    data = world.dataset(tmp_path, world.Dataset(batches=20))
-    data.session.allocator = make_allocator("posterior", min_count=0, max_count=8)
+    data = world.dataset(tmp_path, world.Dataset(batches=20), min_rollouts=0, max_rollouts=8)
     sizes = []
     for index in range(12):
         builders = data.get_batch(index)
@@ -249,4 +274,4 @@ def test_prompts_that_are_planned_nothing_are_left_out(tmp_path: Path) -> None:
         sizes.append(world.counts(builders))
         assert sum(sizes[-1]) == 32
     assert min(map(len, sizes)) < world.GROUPS
-    assert data.ledger.learned == 12
+    assert data.tracker.learned == 12

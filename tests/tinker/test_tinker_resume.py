@@ -1,4 +1,4 @@
-"""A run that goes on with batch r knows what all batches before r brought, and nothing else."""
+"""A run resumed at batch r has learned exactly the outcomes of batches 0..r-1."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import world
 
 from knapsack_rl import BeliefFileError
-from knapsack_rl.text_features import TextFeatures
-from knapsack_rl.tinker.journal import Group, Journal
+from knapsack_rl.tinker.dataset import LOG_FILE
+from knapsack_rl.tinker.outcome_log import Group, OutcomeLog, Planned
+from knapsack_rl.trace import read_trace
 
 
-@pytest.mark.parametrize("method", ["posterior", "calibrated", "paper", "uniform"])
+@pytest.mark.parametrize("rule", ["beta", "calibrated", "paper", "uniform"])
 @pytest.mark.parametrize("stop", [2, 4, 6])
 @pytest.mark.parametrize("killed_after", [0, 1])
-def test_a_resumed_run_plans_as_if_it_had_not_stopped(
-    tmp_path: Path, method: str, stop: int, killed_after: int
-) -> None:
-    settings: dict[str, Any] = {"method": method, "half_life": 8.0}
+def test_a_resumed_run_plans_as_if_it_had_not_stopped(tmp_path: Path, rule: str, stop: int, killed_after: int) -> None:
+    settings: dict[str, Any] = {"rule": rule, "half_life": 8.0}
     through = world.train(tmp_path / "through", range(8), **settings)
     world.train(tmp_path / "again", range(stop + killed_after), **settings)
     resumed = world.train(tmp_path / "again", range(stop, 8), **settings)
-    assert world.told(tmp_path / "again") == world.told(tmp_path / "through")
+    assert world.record_of(tmp_path / "again") == world.record_of(tmp_path / "through")
     assert world.rates(resumed) == world.rates(through)
     assert resumed.inner.asked == list(range(stop, 8))
 
@@ -34,28 +34,38 @@ def test_a_resumed_run_plans_as_if_it_had_not_stopped(
 def test_a_resumed_run_with_a_pool_and_features_plans_as_if_it_had_not_stopped(
     tmp_path: Path, stop: int, killed_after: int
 ) -> None:
-    """Features are not in the journal: the prompts of outcomes that are learned again are looked at again."""
-
-    def settings() -> dict[str, Any]:
-        text = {"prompt_text": lambda builder: "x" * 2**builder.prompt, "features": TextFeatures()}
-        return {"method": "calibrated", "half_life": 8.0, "pool": 2, "save_every": stop, **text}
-
-    through = world.train(tmp_path / "through", range(8), **settings())
-    world.train(tmp_path / "again", range(stop + killed_after), **settings())
-    resumed = world.train(tmp_path / "again", range(stop, 8), **settings())
-    assert world.told(tmp_path / "again") == world.told(tmp_path / "through")
+    """Features of plans that are restored are computed from the texts in the log."""
+    settings: dict[str, Any] = {
+        "rule": "calibrated",
+        "half_life": 8.0,
+        "pool": 2,
+        "save_every": stop,
+        "prompt_text": lambda builder: "x" * 2**builder.prompt,
+        "features": "text",
+    }
+    through = world.train(tmp_path / "through", range(8), **settings)
+    world.train(tmp_path / "again", range(stop + killed_after), **settings)
+    resumed = world.train(tmp_path / "again", range(stop, 8), **settings)
+    assert world.record_of(tmp_path / "again") == world.record_of(tmp_path / "through")
     assert world.rates(resumed) == world.rates(through)
-    assert through.session.allocator.beliefs.look.state()["weights"].any()
+    assert through.session.allocator.beliefs.feature_model.weights_F[:-1].any()
 
 
 def test_a_run_killed_right_after_its_checkpoint_has_lost_nothing(tmp_path: Path) -> None:
-    # The beliefs are saved when the next batch is asked for; before that, the journal has what they lack.
     world.train(tmp_path / "again", range(4))
-    saved = sorted(path.name.split("-")[0] for path in (tmp_path / "again" / "knapsack").glob("0*"))
-    assert saved[-1] == "000002"
     world.train(tmp_path / "again", range(4, 8))
     world.train(tmp_path / "through", range(8))
-    assert world.told(tmp_path / "again") == world.told(tmp_path / "through")
+    assert world.record_of(tmp_path / "again") == world.record_of(tmp_path / "through")
+
+
+def test_a_run_may_be_resumed_at_any_batch(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"rule": "calibrated", "half_life": 8.0, "save_every": 1}
+    through = world.train(tmp_path / "through", range(8), **settings)
+    world.train(tmp_path / "again", range(8), **settings)
+    for batch in (7, 3, 5, 1):  # an earlier checkpoint than the last, if the user deletes that
+        resumed = world.train(tmp_path / "again", range(batch, 8), **settings)
+        assert world.record_of(tmp_path / "again") == world.record_of(tmp_path / "through")
+        assert world.rates(resumed) == world.rates(through)
 
 
 def test_a_run_that_never_reached_a_checkpoint_starts_anew(tmp_path: Path) -> None:
@@ -70,13 +80,7 @@ def test_twice_stopped(tmp_path: Path) -> None:
     world.train(tmp_path / "again", range(4, 7))
     world.train(tmp_path / "again", range(6, 8))
     world.train(tmp_path / "through", range(8))
-    assert world.told(tmp_path / "again") == world.told(tmp_path / "through")
-
-
-def test_saved_beliefs_do_not_pile_up(tmp_path: Path) -> None:
-    data = world.train(tmp_path, range(8), save_every=1, inner=world.Dataset(batches=30))
-    assert len(list((tmp_path / "knapsack").glob("0*"))) <= 2
-    assert data.ledger.learned == 8
+    assert world.record_of(tmp_path / "again") == world.record_of(tmp_path / "through")
 
 
 @pytest.mark.parametrize("checkpoint", [1, 2, 3])
@@ -85,7 +89,7 @@ def test_an_asynchronous_run_that_goes_on_knows_all_earlier_batches_and_no_other
 ) -> None:
     data = world.dataset(tmp_path)
     batches = [data.get_batch(0), data.get_batch(1)]
-    world.rollouts(batches[0][1:])  # one group of batch 0 takes its time
+    world.rollouts(batches[0][1:])  # one group of batch 0 is late
     world.rollouts(batches[1])
     world.checkpoint(tmp_path, 1)
     batches.append(data.get_batch(2))
@@ -99,7 +103,7 @@ def test_an_asynchronous_run_that_goes_on_knows_all_earlier_batches_and_no_other
     again.get_batch(checkpoint)
     came = [world.GROUPS * world.SIZE, world.GROUPS * world.SIZE, sum(world.counts(batches[2][:5]))]
     assert world.evidence(again) == pytest.approx(sum(came[:checkpoint]) + batches[0][3].count)
-    # What was void stays void after another stop, and what the resumed run adds is added once.
+    # What was void stays void after another stop, and outcomes of the resumed run count once.
     third = world.dataset(tmp_path)
     world.rollouts(third.get_batch(checkpoint))
     world.checkpoint(tmp_path, checkpoint + 1)
@@ -117,30 +121,43 @@ def test_a_checkpoint_of_the_stock_cookbook(tmp_path: Path, caplog: pytest.LogCa
     assert data.session.step == 4
 
 
-def test_beliefs_of_another_method_are_refused(tmp_path: Path) -> None:
-    world.train(tmp_path, range(4), method="paper")
-    with pytest.raises(BeliefFileError, match="holds kind 'paper'"):
-        world.dataset(tmp_path, method="posterior").get_batch(4)
+def test_a_run_of_another_rule_is_refused(tmp_path: Path) -> None:
+    world.train(tmp_path, range(4), rule="paper")
+    with pytest.raises(BeliefFileError, match="holds rule 'paper', not 'beta'"):
+        world.dataset(tmp_path, rule="beta").get_batch(4)
 
 
-def test_a_journal_cut_off_by_a_kill(tmp_path: Path) -> None:
+def test_a_log_cut_off_by_a_kill(tmp_path: Path) -> None:
     world.train(tmp_path / "through", range(8))
     world.train(tmp_path / "again", range(5))
-    journal = tmp_path / "again" / "knapsack" / "outcomes.jsonl"
-    journal.write_bytes(journal.read_bytes() + b'[5,0,"p1')
+    log = tmp_path / "again" / LOG_FILE
+    log.write_bytes(log.read_bytes() + b'[5,0,"p1')
     world.train(tmp_path / "again", range(4, 5), save_every=1)
-    world.train(tmp_path / "again", range(5, 8))  # what was void of batch 4 has stayed so
-    assert world.told(tmp_path / "again") == world.told(tmp_path / "through")
+    world.train(tmp_path / "again", range(5, 8))  # what was voided of batch 4 has stayed so
+    assert world.record_of(tmp_path / "again") == world.record_of(tmp_path / "through")
 
 
-def test_a_journal_knows_what_is_void(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal")
-    assert journal.valid() == []
+def test_a_log_knows_what_is_void(tmp_path: Path) -> None:
+    log = OutcomeLog(tmp_path / "log")
+    assert log.valid() == []
     groups = [Group(step, 0, "p", [1.0], [2]) for step in (0, 1, 2)]
     for group in groups:
-        journal.write(group)
-    end = journal.mark_resume(1)
-    journal.write(groups[1])
-    assert [(group.step, at > end) for at, group in journal.valid()] == [(0, False), (1, True)]
-    assert [group.step for _, group in journal.since(end)] == [1]
-    assert [list(group.rewards) for _, group in journal.valid()] == [[1.0], [1.0]]
+        log.write(group)
+    end = log.mark_resume(1)
+    log.write(groups[1])
+    assert [group.step for group in log.valid()] == [0, 1]
+    assert [entry for _, entry in log.since(end)] == [Group(1, 0, "p", [1.0], [2])]
+    assert [list(group.rewards) for group in log.valid() if isinstance(group, Group)] == [[1.0], [1.0]]
+
+
+def test_a_log_holds_plans_exactly(tmp_path: Path) -> None:
+    data = world.dataset(tmp_path, rule="calibrated", half_life=8.0)
+    for index in range(4):
+        world.rollouts(data.get_batch(index))
+    logged = [entry for entry in data.tracker.log.valid() if isinstance(entry, Planned)]
+    traced = [step.plan for step in read_trace(tmp_path / "trace.jsonl").steps]
+    assert [entry.step for entry in logged] == [0, 1, 2, 3]
+    for entry, plan in zip(logged, traced, strict=True):
+        for name in ("counts_P", "low_P", "high_P", "success_rates_P", "pseudo_count_P", "seen_P"):
+            np.testing.assert_array_equal(getattr(entry.plan, name), getattr(plan, name), strict=True)
+        assert (entry.rule, entry.plan.price, entry.plan.prompt_ids) == ("calibrated", plan.price, plan.prompt_ids)

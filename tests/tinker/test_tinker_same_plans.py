@@ -36,7 +36,7 @@ class Given(EnvGroupBuilder):
     num_envs: int = GOLDEN["settings"]["average"]
 
     async def make_envs(self) -> Sequence[Env]:
-        return [world.LuckyEnv(self.prompt, reward) for reward in self.rewards[: self.num_envs]]
+        return [world.RewardEnv(self.prompt, reward) for reward in self.rewards[: self.num_envs]]
 
 
 @dataclass
@@ -71,7 +71,7 @@ def test_same_plans_and_beliefs_as_every_other_adapter(tmp_path: Path, name: str
     builder = AllocatedDatasetBuilder(
         inner=GivenBuilder(name=name),
         log_path=str(tmp_path),
-        allocation=expected["method"],
+        rule=expected["rule"],
         features=expected["features"],
         pool=expected["pool"],
         min_rollouts=settings["min_count"] if expected["pool"] == 1 else 0,
@@ -89,9 +89,10 @@ def test_same_plans_and_beliefs_as_every_other_adapter(tmp_path: Path, name: str
     for step, golden in zip(read_trace(tmp_path / "trace.jsonl").steps, expected["steps"], strict=True):
         assert step.plan.counts_P.tolist() == golden["counts"]
         np.testing.assert_allclose(step.plan.success_rates_P, golden["rates"], rtol=1e-6)
-        known = np.isfinite(step.plan.strength_P)
-        np.testing.assert_allclose(step.plan.strength_P[known], np.array(golden["strength"])[known], rtol=1e-6)
-    beliefs = data.session.allocator.beliefs
-    final = beliefs.forecast([content_id(prompt) for prompt in GOLDEN["prompts"]], len(expected["steps"]))
+        known = np.isfinite(step.plan.pseudo_count_P)
+        np.testing.assert_allclose(step.plan.pseudo_count_P[known], np.array(golden["pseudo_counts"])[known], rtol=1e-6)
+    beliefs: Any = data.session.allocator.beliefs
+    features = data.tracker.features and data.tracker.features(GOLDEN["prompts"])
+    final = beliefs.forecast([content_id(prompt) for prompt in GOLDEN["prompts"]], len(expected["steps"]), features)
     np.testing.assert_allclose(final.success_rates_P, expected["beliefs"]["rates"], rtol=1e-6)
-    np.testing.assert_allclose(final.strength_P, expected["beliefs"]["strength"], rtol=1e-6)
+    np.testing.assert_allclose(final.pseudo_count_P, expected["beliefs"]["pseudo_counts"], rtol=1e-6)

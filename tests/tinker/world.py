@@ -1,4 +1,4 @@
-"""A small world: prompts of known difficulty as builders and data sets of the cookbook; a policy without a model."""
+"""Prompts of known success rates as builders and data sets of the cookbook, and a policy without a model."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import chz
 import numpy as np
 from tinker_cookbook.completers import TokensWithLogprobs
 from tinker_cookbook.rl.problem_env import ProblemEnv, ProblemGroupBuilder
 from tinker_cookbook.rl.rollouts import do_group_rollout
-from tinker_cookbook.rl.types import Env, EnvGroupBuilder, RLDataset, StepResult
+from tinker_cookbook.rl.types import Env, EnvGroupBuilder, RLDataset, RLDatasetBuilder, StepResult
 
 import tinker
-from knapsack_rl import make_allocator
-from knapsack_rl.session import Session
-from knapsack_rl.tinker import AllocatedDataset
+from knapsack_rl.tinker import AllocatedDataset, AllocatedDatasetBuilder
 from knapsack_rl.trace import read_trace
 
 PROMPTS, GROUPS, SIZE = 16, 8, 4
@@ -27,17 +26,17 @@ END, START = 1, 2  # tokens of the tiny model
 
 
 def observation(prompt: int) -> tinker.ModelInput:
-    """A chat-like prompt that names its number."""
+    """A chat-like prompt that contains its number."""
     return tinker.ModelInput.from_ints([START, 87, 201, 19 + prompt, END, START, 67, 201])
 
 
-def lucky(prompt: int, batch: int, rollout: int) -> float:
-    """A reward that depends on nothing but its arguments, so that every run meets the same."""
+def seeded_reward(prompt: int, batch: int, rollout: int) -> float:
+    """A reward that depends on its arguments alone, so that it is the same in every run."""
     return float(np.random.default_rng([prompt, batch, rollout]).random() < prompt / (PROMPTS - 1))
 
 
 @dataclass
-class LuckyEnv(Env):
+class RewardEnv(Env):
     """Ends after one action, whatever it is."""
 
     prompt: int
@@ -51,8 +50,8 @@ class LuckyEnv(Env):
 
 
 @dataclass(frozen=True)
-class LuckyBuilder(EnvGroupBuilder):
-    """A group whose rewards are a matter of luck."""
+class SeededBuilder(EnvGroupBuilder):
+    """A group whose rewards are random, and the same in every run."""
 
     prompt: int
     batch: int
@@ -63,14 +62,14 @@ class LuckyBuilder(EnvGroupBuilder):
         return f"p{self.prompt}"
 
     async def make_envs(self) -> Sequence[Env]:
-        return [LuckyEnv(self.prompt, lucky(self.prompt, self.batch, i)) for i in range(self.num_envs)]
+        return [RewardEnv(self.prompt, seeded_reward(self.prompt, self.batch, i)) for i in range(self.num_envs)]
 
 
 @dataclass
 class Dataset(RLDataset):
     """Two batches an epoch, always the same two."""
 
-    builder: Any = LuckyBuilder
+    builder: Any = SeededBuilder
     batches: int = 8
     asked: list[int] = field(default_factory=list)
 
@@ -82,8 +81,18 @@ class Dataset(RLDataset):
         return self.batches
 
 
+@chz.chz
+class Inner(RLDatasetBuilder):
+    """Builds a data set that exists already."""
+
+    dataset: Any
+
+    async def __call__(self) -> tuple[RLDataset, RLDataset | None]:
+        return self.dataset, None
+
+
 class Sum(ProblemEnv):
-    """A question of the kind that the cookbook's own recipes ask."""
+    """A question as in the cookbook's own recipes."""
 
     def __init__(self, number: int) -> None:
         super().__init__(renderer=None)
@@ -107,24 +116,26 @@ def sums(prompt: int, batch: int) -> ProblemGroupBuilder:
 
 
 async def policy(prompt: tinker.ModelInput, stop: Any) -> TokensWithLogprobs:
-    """Says one and the same thing."""
+    """Always the same completion."""
     await asyncio.sleep(0)
     return TokensWithLogprobs(tokens=[5, 6, 7], maybe_logprobs=[-1.0, -1.0, -1.0])
 
 
 def dataset(
     path: Path,
-    inner: RLDataset | None = None,
-    method: Any = "posterior",
+    inner: Any = None,
+    rule: Any = "beta",
     half_life: float = 1e9,
+    pool: int | None = 1,
     **options: Any,
 ) -> AllocatedDataset:
-    """The small world's data set, allocated; with a pool, prompts may be left out."""
-    run = {"engine": "tinker", "method": method, "seed": 0, "settings": {}}
+    """The data set above, allocated; by default without decay and without a pool."""
+    inner = inner or Dataset()
     path.mkdir(parents=True, exist_ok=True)
-    least, features = 0 if options.get("pool", 1) > 1 else 2, options.get("features")
-    session = Session(make_allocator(method, least, half_life=half_life, features=features))
-    return AllocatedDataset(inner or Dataset(), session, path, run, **options)
+    settings = {"rule": rule, "half_life": half_life, "pool": pool, **options}
+    data, _ = asyncio.run(AllocatedDatasetBuilder(inner=Inner(dataset=inner), log_path=str(path), **settings)())
+    inner.asked.clear()  # group sizes are read from the first batch
+    return data
 
 
 def rollouts(builders: Sequence[EnvGroupBuilder], order: Sequence[int] | None = None) -> list[Any]:
@@ -143,13 +154,13 @@ def counts(builders: Sequence[Any]) -> list[int]:
     return [builder.count for builder in builders]
 
 
-def told(path: Path) -> list[tuple[Any, ...]]:
-    """Everything that the plans of a run were and brought, exactly; NaN compares."""
+def record_of(path: Path) -> list[tuple[Any, ...]]:
+    """Everything that the trace says of plans and outcomes, exactly; NaN equals NaN."""
     steps = read_trace(path / "trace.jsonl").steps
     story = []
     for step in steps:
         plan, outcomes = step.plan, step.outcomes
-        numbers = [plan.success_rates_P.tolist(), plan.strength_P.tolist(), outcomes.rewards_PG.tolist()]
+        numbers = [plan.success_rates_P.tolist(), plan.pseudo_count_P.tolist(), outcomes.rewards_PG.tolist()]
         story.append((plan.step, plan.prompt_ids, plan.counts_P.tolist(), repr(plan.price), repr(numbers)))
     return story
 
@@ -180,6 +191,6 @@ def rates(data: Any) -> list[float]:
 
 
 def evidence(data: Any) -> float:
-    """All successes and failures that the beliefs hold, if nothing fades."""
+    """All successes and failures that the beliefs hold, without decay."""
     table = data.session.allocator.beliefs.table
     return float(table["successes"].sum() + table["failures"].sum())

@@ -16,7 +16,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 LETTERS = "abcdefgh"
 # Every prompt of a step gets at least two rollouts and weighs by them: what the plans of most tests are written for.
-PLAIN: dict[str, Any] = {"allocation": "posterior", "candidate_pool": 1, "group_weighting": "rollout"}
+PLAIN: dict[str, Any] = {"rule": "beta", "pool": 1, "group_weighting": "rollout"}
 CHAT = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}={% endif %}"
 
 
@@ -113,7 +113,7 @@ def knapsack(
     trainer_class: Any = KnapsackGRPOTrainer,
     **changes: Any,
 ) -> Any:
-    """Ours, trained unless told otherwise; the plain allocation, where a test does not name another."""
+    """Ours, trained unless told otherwise; the plain rule, where a test does not name another."""
     trainer = build(KnapsackGRPOConfig, trainer_class, folder, reward_funcs, data, arguments, PLAIN | changes)
     if train:
         trainer.train(resume_from_checkpoint=resume)

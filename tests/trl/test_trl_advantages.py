@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knapsack_rl.trl.advantages import group_advantages
+from knapsack_rl.trl.advantages import grpo_advantages
 
 nan = float("nan")
 
@@ -39,7 +39,7 @@ def reference(groups: list[list[float]], scale: str) -> list[float]:
 def ours(groups: list[list[float]], scale: str) -> list[float]:
     rows = torch.tensor([[r] for group in groups for r in group], dtype=torch.float32)
     counts = np.array([len(group) for group in groups])
-    return group_advantages(rows, torch.ones(1), counts, scale).advantages_PG.tolist()
+    return grpo_advantages(rows, torch.ones(1), counts, scale).advantages_PG.tolist()
 
 
 rewards = st.sampled_from([0.0, 1.0, 0.25, -1.0, nan])
@@ -62,7 +62,7 @@ def test_groups_of_two_five_and_three() -> None:
 
 def test_normalize_then_sum_weighs_each_function_after_normalizing_it() -> None:
     per_func = torch.tensor([[1.0, 10.0], [0.0, 30.0], [1.0, 20.0], [0.0, 10.0], [0.0, 40.0]])
-    got = group_advantages(per_func, torch.tensor([1.0, 2.0]), np.array([2, 3]), aggregation="normalize_then_sum")
+    got = grpo_advantages(per_func, torch.tensor([1.0, 2.0]), np.array([2, 3]), aggregation="normalize_then_sum")
     total = []
     for rows in ([0, 1], [2, 3, 4]):
         columns = [[float(per_func[i, k]) for i in rows] for k in (0, 1)]
@@ -75,12 +75,12 @@ def test_normalize_then_sum_weighs_each_function_after_normalizing_it() -> None:
 
 def test_share_of_dead_groups_counts_groups_not_rollouts() -> None:
     rows = torch.tensor([[1.0], [0.0], *[[0.0]] * 8])
-    got = group_advantages(rows, torch.ones(1), np.array([2, 8]))
+    got = grpo_advantages(rows, torch.ones(1), np.array([2, 8]))
     assert got.frac_reward_zero_std == pytest.approx(0.5)
 
 
 def test_a_function_that_does_not_apply_leaves_the_others() -> None:
     per_func = torch.tensor([[1.0, nan], [nan, 1.0], [nan, nan], [0.0, 0.0]])
-    got = group_advantages(per_func, torch.tensor([1.0, 0.5]), np.array([4]), "none")
+    got = grpo_advantages(per_func, torch.tensor([1.0, 0.5]), np.array([4]), "none")
     np.testing.assert_allclose(got.rewards_PG.numpy(), [1.0, 0.5, nan, 0.0])
     np.testing.assert_allclose(got.advantages_PG.numpy(), [0.5, 0.0, 0.0, -0.5])

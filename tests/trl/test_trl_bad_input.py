@@ -9,6 +9,7 @@ import pytest
 import small
 from datasets import Dataset, IterableDataset
 
+from allocators import allocator_of
 from knapsack_rl.trl import KnapsackGRPOConfig, KnapsackGRPOTrainer
 from knapsack_rl.trl.prompts import candidates
 from trl import GRPOConfig
@@ -17,19 +18,19 @@ from trl import GRPOConfig
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"min_generations": 1}, "min_count is 1: a group of one has no gradient"),
-        ({"min_generations": -2}, "min_count is -2"),
-        ({"max_generations": 1}, "max_count is 1"),
-        ({"min_generations": 5}, r"num_generations \(4\) is the average .* min_generations \(5\)"),
-        ({"max_generations": 3}, r"num_generations \(4\) is the average .* max_generations \(3\)"),
-        ({"allocation": "greedy"}, "no allocation method 'greedy': choose from calibrated, posterior, paper, uniform"),
+        ({"min_generations": 1}, "min_generations is 1: a group of one has no gradient"),
+        ({"min_generations": -2}, "min_generations is -2"),
+        ({"max_generations": 1}, "max_generations is 1"),
+        ({"min_generations": 5}, r"num_generations is 4: the average .* min_generations \(5\)"),
+        ({"max_generations": 3}, r"num_generations is 4: the average .* max_generations \(3\)"),
+        ({"rule": "greedy"}, "there is no rule 'greedy': choose from calibrated, beta, paper, uniform"),
         ({"group_weighting": "token"}, "group_weighting is 'token'"),
-        ({"belief_half_life": 0.0}, "belief_half_life is 0.0"),
-        ({"belief_features": "embedding"}, "belief_features is 'embedding'"),
-        ({"candidate_pool": 0}, "pool is 0"),
-        ({"candidate_pool": 5}, "candidate_pool is 5 and num_generations 4"),
-        ({"candidate_pool": 2, "min_generations": 2}, "min_generations is 2 with candidate_pool=2"),
-        ({"candidate_pool": 2, "allocation": "uniform"}, "'uniform' does not choose among a pool"),
+        ({"half_life": 0.0}, "half_life is 0.0"),
+        ({"features": "embedding"}, "features is 'embedding'"),
+        ({"pool": 0}, "pool is 0"),
+        ({"pool": 5}, "pool is 5 and num_generations 4"),
+        ({"pool": 2, "min_generations": 2}, "min_generations is 2 with pool=2"),
+        ({"pool": 2, "rule": "uniform"}, "'uniform' does not choose among a pool"),
     ],
     ids=str,
 )
@@ -78,9 +79,7 @@ def test_reward_function_asks_for_a_column_that_is_not_there(tmp_path: Path) -> 
 def test_allocator_that_misses_the_budget(tmp_path: Path) -> None:
     class Careless:
         def plan(self, prompt_ids: Any, budget: int, step: int) -> Any:
-            from knapsack_rl import make_allocator
-
-            return make_allocator("uniform").plan(prompt_ids, budget - 4, step)
+            return allocator_of("uniform").plan(prompt_ids, budget - 4, step)
 
     with pytest.raises(ValueError, match="planned 12 rollouts where 16 were to be spent"):
         small.knapsack(tmp_path, arguments={"allocator": Careless()})
@@ -106,11 +105,11 @@ def test_rows_of_a_pool_that_do_not_come_in_groups() -> None:
 
 
 def test_pools_that_the_data_cannot_fill(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"has 12 prompts and one generation batch offers 16 \(candidate_pool=4 for"):
-        small.knapsack(tmp_path, train=False, candidate_pool=4)
+    with pytest.raises(ValueError, match=r"has 12 prompts and one generation batch offers 16 \(pool=4 for"):
+        small.knapsack(tmp_path, train=False, pool=4)
     stream = IterableDataset.from_generator(lambda: iter(list(small.dataset())))
-    with pytest.raises(ValueError, match="candidate_pool is 2 and the training dataset is a stream"):
-        small.knapsack(tmp_path, data=stream, train=False, candidate_pool=2)
+    with pytest.raises(ValueError, match="pool is 2 and the training dataset is a stream"):
+        small.knapsack(tmp_path, data=stream, train=False, pool=2)
 
 
 def test_image_rows_need_an_id() -> None:

@@ -18,7 +18,7 @@ def assert_same(
 ) -> None:  # fmt: skip
     """Train both from the same start; ``ours`` are settings that stock TRL does not have."""
     plain = small.stock(tmp_path / "stock", reward_funcs, data, arguments and arguments(), **changes)
-    changes |= {"allocation": "uniform", **(ours or {})}
+    changes |= {"rule": "uniform", **(ours or {})}
     knapsack = small.knapsack(tmp_path / "ours", reward_funcs, data, arguments and arguments(), **changes)
     assert small.logged(knapsack, *COMPARED) == small.logged(plain, *COMPARED)
     assert len(small.logged(plain, "loss")) == 3

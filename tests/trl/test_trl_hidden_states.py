@@ -12,9 +12,10 @@ import pytest
 import small
 import torch
 
+from knapsack_rl import CalibratedBeliefs, Outcomes, PromptFeatures
+from knapsack_rl.features.policy import as_prompt_features, hidden_states
 from knapsack_rl.trace import read_trace
 from knapsack_rl.trl import KnapsackGRPOTrainer
-from knapsack_rl.trl.hidden_states import HiddenStates, hidden_states
 
 PROMPTS = [[4, 5, 3], [6, 3], [7, 8, 9, 10, 3], [3]]
 
@@ -53,43 +54,44 @@ def test_nothing_else_changes() -> None:
 
 
 class Looking(KnapsackGRPOTrainer):
-    """Remembers what the beliefs were told, and compares it with a plain forward pass of the policy of that moment."""
+    """Compares the features of every plan with a plain forward pass of the policy of that moment."""
 
-    def _look(self, prompt_ids: list[str], rows: list[dict[str, Any]]) -> None:
-        super()._look(prompt_ids, rows)
+    def _prompt_features(self, rows: list[dict[str, Any]]) -> PromptFeatures | None:
+        features = super()._prompt_features(rows)
+        assert features is not None
         self.model.eval()
-        for prompt_id, row in zip(prompt_ids, rows, strict=True):
+        for look, row in zip(np.concatenate(features, axis=1), rows, strict=True):
             tokens = self._tokenize_prompts([row["prompt"]])[0][0]
-            look = np.concatenate(self._looks([prompt_id]), axis=1)[0]
             np.testing.assert_allclose(look, plain(self.model, tokens), rtol=1e-3, atol=1e-4)
             assert self.processing_class.decode(tokens).endswith("=")  # the chat template's prompt for an answer
         self.model.train()
         self.looked = getattr(self, "looked", 0) + 1
+        return features
 
 
 @pytest.mark.parametrize("chat", [False, True])
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_beliefs_are_told_the_hidden_states_of_the_moment(
+def test_plans_are_made_with_the_hidden_states_of_the_moment(
     tmp_path: Path, chat: bool, lora: bool, checkpointing: bool
 ) -> None:
     from peft import LoraConfig
 
     adapters = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", lora_dropout=0.5)
     trainer = small.knapsack(
-        tmp_path, data=small.dataset(chat=chat), allocation="calibrated", candidate_pool=2, trainer_class=Looking,
+        tmp_path, data=small.dataset(chat=chat), rule="calibrated", pool=2, trainer_class=Looking,
         arguments={"peft_config": adapters} if lora else {}, max_steps=3, gradient_checkpointing=checkpointing,
     )  # fmt: skip
     assert trainer.looked == trainer.state.global_step == 3
-    assert trainer.allocator.beliefs.look.weights_F.size == 2 * 16 + 1
-    assert trainer.allocator.beliefs.weighing.weights_F.size == 7 + 4 * 2
+    assert trainer.allocator.beliefs.feature_model.weights_F.size == 2 * 16 + 1
+    assert trainer.allocator.beliefs.combiner.weights_F.size == 7 + 4 * 2
 
 
 def test_forecasts_go_by_them(tmp_path: Path) -> None:
     """After the first outcomes, prompts never seen before are told apart by their looks, and only by these."""
     for features, apart in (("hidden_states", True), ("none", False)):
         folder = tmp_path / features
-        small.knapsack(folder, allocation="calibrated", belief_features=features, max_steps=2)
+        small.knapsack(folder, rule="calibrated", features=features, max_steps=2)
         plan = read_trace(folder / "trace.jsonl").steps[1].plan
         assert not plan.seen_P.any()
         assert (len(set(plan.success_rates_P.tolist())) == 4) == apart
@@ -98,33 +100,45 @@ def test_forecasts_go_by_them(tmp_path: Path) -> None:
 def test_looking_leaves_the_rollouts_alone(tmp_path: Path) -> None:
     """The first plan is uniform whatever is believed, so the first rollouts must be the same with and without."""
     first = []
-    for allocation in ("calibrated", "posterior"):
-        small.knapsack(tmp_path / allocation, allocation=allocation, max_steps=1)
-        first.append(read_trace(tmp_path / allocation / "trace.jsonl").steps[0])
+    for rule in ("calibrated", "beta"):
+        small.knapsack(tmp_path / rule, rule=rule, max_steps=1)
+        first.append(read_trace(tmp_path / rule / "trace.jsonl").steps[0])
     assert first[0].plan.counts_P.tolist() == first[1].plan.counts_P.tolist()
     assert first[0].outcomes.rewards_PG.tolist() == first[1].outcomes.rewards_PG.tolist()
 
 
-def test_only_candidates_of_the_step_are_known() -> None:
-    looks = HiddenStates()
-    looks.fill(["a", "b"], np.array([[1.0, 5.0, 6.0], [2.0, 7.0, 8.0]]))
-    found = looks(["b", "a"])
+def test_outcomes_are_learned_with_the_features_of_their_plan(tmp_path: Path) -> None:
+    rows = np.array([[1.0, 5.0, 6.0], [2.0, 7.0, 8.0]])
+    found = as_prompt_features(rows).take(np.array([1, 0]))
     assert found.features_P_F.tolist() == [[2.0], [1.0]]
     assert found.confidence_P_C.tolist() == [[7.0, 8.0], [5.0, 6.0]]
-    with pytest.raises(ValueError, match="hidden states of prompt 'c' are not known"):
-        looks(["a", "c"])
+    learned: list[Outcomes] = []
+
+    class Listening(CalibratedBeliefs):
+        def observe(self, outcomes: Outcomes) -> None:
+            learned.append(outcomes)
+            super().observe(outcomes)
+
+    trainer = small.knapsack(tmp_path, train=False, rule="calibrated", max_steps=3)
+    trainer.session.allocator.beliefs = Listening()
+    trainer.train()
+    assert len(learned) == 3
+    for outcomes in learned:
+        assert outcomes.features is not None
+        assert len(outcomes.features.features_P_F) == len(outcomes.prompt_ids)
+        assert len(np.unique(outcomes.features.features_P_F, axis=0)) == len(set(outcomes.prompt_ids))
 
 
 def test_prompts_that_environments_complete_are_known_by_their_record(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Acting(KnapsackGRPOTrainer):
-        def _can_look(self) -> bool:
+        def _can_read_hidden_states(self) -> bool:
             self.environment_factories = {None: object}
-            return super()._can_look()
+            return super()._can_read_hidden_states()
 
     with caplog.at_level(logging.WARNING, logger="knapsack_rl"):
-        trainer = small.knapsack(tmp_path, train=False, allocation="calibrated", trainer_class=Acting)
-        small.knapsack(tmp_path, train=False, allocation="posterior", trainer_class=Acting)  # does not care
-    assert trainer.allocator.beliefs.features is None
+        trainer = small.knapsack(tmp_path, train=False, rule="calibrated", trainer_class=Acting)
+        small.knapsack(tmp_path, train=False, rule="beta", trainer_class=Acting)  # does not care
+    assert not trainer._uses_hidden_states
     assert caplog.text.count("'hidden_states' cannot be used, because environments complete the prompts") == 1

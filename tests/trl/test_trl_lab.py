@@ -1,4 +1,4 @@
-"""The laboratory's lean loop makes the updates of the TRL trainer, and its success rates are those of sampling."""
+"""The laboratory's updates equal those of the TRL trainer, and its exact success rates those of sampling."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import pytest
 import torch
 from datasets import Dataset
 
-from knapsack_rl import KnapsackAllocator, Offer, Outcomes
-from knapsack_rl.beliefs import Forecast
-from knapsack_rl.lab.policy import Policy
-from knapsack_rl.lab.regimes import Regime, skills
-from knapsack_rl.lab.world import EPSILON, LanguageModelWorld, Loss
-from knapsack_rl.strategy import Batch, Draw
+from knapsack_arena.lab.environment import LanguageModelEnvironment, Loss
+from knapsack_arena.lab.policy import Policy
+from knapsack_arena.lab.regimes import Regime, skills
+from knapsack_arena.strategies import Batch, RolloutRequest
+from knapsack_rl import AllocationProblem, KnapsackAllocator, Outcomes
+from knapsack_rl.advantages import EPSILON
+from knapsack_rl.beliefs.forecast import Forecast
 from knapsack_rl.tasks.embedded import taught
 from knapsack_rl.tasks.recipe import Recipe
 from knapsack_rl.trl import KnapsackGRPOConfig, KnapsackGRPOTrainer
@@ -31,7 +32,7 @@ def regime(tmp_path_factory: pytest.TempPathFactory) -> Regime:
         patch.setenv("KNAPSACK_RL_CACHE", str(tmp_path_factory.mktemp("cache")))
         full = skills(64, 16)
         recipe = Recipe(hidden=16, layers=1, heads=2, intermediate=32, steps=60, batch=64, learning_rate=1e-2)
-        small = Regime("small", full.train, full.heldout, taught, recipe, groups=4, num_generations=4, steps=3)
+        small = Regime("small", full.train, full.heldout, taught, recipe, groups=4, average=4, steps=3)
         folder = small.base_model()
         patch.setattr(Regime, "base_model", lambda *_: folder)
         yield small
@@ -47,8 +48,8 @@ def trl_run(regime: Regime, folder: Path, weighting: str, scale: str) -> tuple[l
         seen.append((prompts, [list(ids) for ids in completion_ids], found))
         return found
 
-    def rule(forecast: Forecast, budget: int, low: int, high: int) -> Offer:
-        return Offer(np.zeros((4, 9)), COUNTS, COUNTS)
+    def rule(forecast: Forecast, budget: int, low: int, high: int) -> AllocationProblem:
+        return AllocationProblem(np.zeros((4, 9)), COUNTS, COUNTS)
 
     rows = [{"prompt": item.prompt, "answer": item.answer, "prompt_id": item.prompt} for item in regime.train]
     trainer = KnapsackGRPOTrainer(
@@ -70,19 +71,19 @@ def trl_run(regime: Regime, folder: Path, weighting: str, scale: str) -> tuple[l
 @pytest.mark.parametrize(("weighting", "scale"), [("rollout", "group"), ("prompt", "group"), ("rollout", "none")])
 def test_three_updates_are_those_of_the_trl_trainer(regime: Regime, tmp_path: Path, weighting: Any, scale: str) -> None:
     seen, trained = trl_run(regime, tmp_path, weighting, scale)
-    world = LanguageModelWorld(regime, 0, Loss(weighting, scaled=scale == "group"))
-    for group in world.policy.optimizer.param_groups:
+    environment = LanguageModelEnvironment(regime, 0, Loss(weighting, scaled=scale == "group"))
+    for group in environment.policy.optimizer.param_groups:
         group["lr"] = 1e-2
-    before = [weight.detach().clone() for weight in world.policy.model.parameters()]
+    before = [weight.detach().clone() for weight in environment.policy.model.parameters()]
     for prompts, completions, rewards in seen:
         ids = tuple(dict.fromkeys(prompts))
         counts = np.array([prompts.count(prompt_id) for prompt_id in ids])
         for prompt, tokens, reward in zip(prompts, completions, rewards, strict=True):
-            world._made[world._row[prompt], reward].append((world.step, tokens))
-        world.train(Batch(Outcomes(world.step, ids, counts, np.array(rewards))))
+            environment._untrained[environment._row[prompt], reward].append((environment.step, tokens))
+        environment.train(Batch(Outcomes(environment.step, ids, counts, np.array(rewards))))
     assert any(0 < np.mean(rewards) < 1 for _, _, rewards in seen)
     moved = 0.0
-    for ours, theirs, start in zip(world.policy.model.parameters(), trained.parameters(), before, strict=True):
+    for ours, theirs, start in zip(environment.policy.model.parameters(), trained.parameters(), before, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5)
         moved = max(moved, float((theirs.detach() - start).abs().max()))
     assert moved > 1e-2
@@ -93,10 +94,10 @@ def test_the_guard_against_division_by_zero_is_trl_s() -> None:
 
 
 def test_exact_success_rates_are_those_of_sampling(regime: Regime) -> None:
-    world = LanguageModelWorld(regime, 1)
-    ids = world.prompt_ids[:8]
-    outcomes = world.generate(Draw(ids, np.full(8, 2000)))
-    exact = world.success_rates(ids)
+    environment = LanguageModelEnvironment(regime, 1)
+    ids = environment.prompt_ids[:8]
+    outcomes = environment.generate(RolloutRequest(ids, np.full(8, 2000)))
+    exact = environment.success_rates(ids)
     assert exact.max() > 0.05
     error = np.sqrt(exact * (1 - exact) / 2000)
     assert (np.abs(outcomes.pass_rates_P - exact) < 4 * error + 1e-3).all()
@@ -112,21 +113,21 @@ def test_answers_end_in_time_and_seeds_repeat(regime: Regime) -> None:
 
 
 def test_hidden_states_tell_prompts_apart_and_know_no_padding(regime: Regime) -> None:
-    world = LanguageModelWorld(regime, 0)
-    ids = sorted(world.prompt_ids[:12], key=len)
-    together = np.concatenate(world.hidden_states(ids), axis=1)
-    alone = np.concatenate([np.concatenate(world.hidden_states([prompt_id]), axis=1) for prompt_id in ids])
+    environment = LanguageModelEnvironment(regime, 0)
+    ids = sorted(environment.prompt_ids[:12], key=len)
+    together = np.concatenate(environment.hidden_states(ids), axis=1)
+    alone = np.concatenate([np.concatenate(environment.hidden_states([prompt_id]), axis=1) for prompt_id in ids])
     assert together.shape == (12, 34)
     np.testing.assert_allclose(together, alone, atol=1e-5)
     assert len(np.unique(together.round(6), axis=0)) == 12
 
 
 def test_an_epoch_meets_every_prompt_once_and_seeds_repeat(regime: Regime) -> None:
-    world, again = LanguageModelWorld(regime, 3), LanguageModelWorld(regime, 3)
-    taken = [world.take(10) for _ in range(12)]
+    environment, again = LanguageModelEnvironment(regime, 3), LanguageModelEnvironment(regime, 3)
+    taken = [environment.take(10) for _ in range(12)]
     assert taken == [again.take(10) for _ in range(12)]
     assert all(len(set(ids)) == 10 for ids in taken)
     first_epoch = [prompt_id for ids in taken for prompt_id in ids][:64]
-    assert sorted(first_epoch) == sorted(world.prompt_ids)
+    assert sorted(first_epoch) == sorted(environment.prompt_ids)
     with pytest.raises(ValueError, match="smaller pool"):
-        world.take(65)
+        environment.take(65)

@@ -1,4 +1,4 @@
-"""What a policy shows of a prompt: numbers worked out by hand, and what beliefs make of its confidence."""
+"""Features from the policy: values worked out by hand, and what beliefs learn from its confidence."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from knapsack_rl.calibrated import CalibratedBeliefs
+from knapsack_rl.beliefs.calibrated import CalibratedBeliefs
+from knapsack_rl.features.policy import as_prompt_features, policy_features
 from knapsack_rl.outcomes import Outcomes
-from knapsack_rl.policy_features import as_look, policy_features
 
 
 def test_by_hand() -> None:
@@ -29,22 +29,21 @@ def test_certainty_is_finite(logits: list[float]) -> None:
 
 
 @pytest.mark.parametrize("hidden", [8, 4000])
-def test_confidence_is_heard_at_any_width(hidden: int) -> None:
-    """Hidden states that say nothing, and a policy that is right where it is sure: beliefs find out."""
+def test_confidence_is_learned_from_at_any_width(hidden: int) -> None:
+    """With uninformative hidden states, and a policy that is right where it is confident, beliefs learn that."""
     rng = np.random.default_rng(0)
     ids = [f"p{i}" for i in range(400)]
     sure_P = rng.random(400) < 0.5
     logits = torch.zeros(400, 50)
     logits[torch.from_numpy(sure_P), 0] = 10.0
     noise = [torch.from_numpy(rng.standard_normal((400, hidden))) for _ in range(2)]
-    looks = policy_features(noise, logits).double().numpy()
-    row_of = {prompt_id: row for row, prompt_id in enumerate(ids)}
-    beliefs = CalibratedBeliefs(features=lambda asked: as_look(looks[[row_of[i] for i in asked]]))
-    for step in range(40):
-        batch = ids[step * 8 : step * 8 + 8]
-        beliefs.forecast(batch, step)
-        rewards_PG = np.repeat(sure_P[step * 8 : step * 8 + 8], 4).astype(float)
-        beliefs.observe(Outcomes(step, tuple(batch), np.full(8, 4), rewards_PG))
-    rates_P = beliefs.forecast(ids[320:], 40).success_rates_P
+    features = as_prompt_features(policy_features(noise, logits).double().numpy())
+    beliefs = CalibratedBeliefs()
+    for start in range(0, 320, 8):
+        rows = np.arange(start, start + 8)
+        rewards_PG = np.repeat(sure_P[rows], 4).astype(float)
+        batch = tuple(ids[start : start + 8])
+        beliefs.observe(Outcomes(start // 8, batch, np.full(8, 4), rewards_PG, features=features.take(rows)))
+    rates_P = beliefs.forecast(ids[320:], 40, features.take(np.arange(320, 400))).success_rates_P
     assert rates_P[sure_P[320:]].mean() > 0.85
     assert rates_P[~sure_P[320:]].mean() < 0.15

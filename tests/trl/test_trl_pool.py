@@ -11,7 +11,7 @@ import pytest
 import small
 from trl.trainer.utils import RepeatSampler
 
-from knapsack_rl.allocator import make_allocator
+from allocators import allocator_of
 from knapsack_rl.trace import Trace, read_trace
 from knapsack_rl.trl import KnapsackGRPOConfig
 from knapsack_rl.trl.prompts import distinct
@@ -30,11 +30,11 @@ def train(tmp_path: Path, **given: Any) -> tuple[Any, Trace, list[list[str]]]:
     return trainer, read_trace(tmp_path / "trace.jsonl"), batches
 
 
-@pytest.mark.parametrize("allocation", ["calibrated", "posterior"])
+@pytest.mark.parametrize("rule", ["calibrated", "beta"])
 @pytest.mark.parametrize("pool", [2, 3])
-def test_the_plan_chooses_and_the_step_stays_what_it_was(tmp_path: Path, allocation: str, pool: int) -> None:
+def test_the_plan_chooses_and_the_step_stays_what_it_was(tmp_path: Path, rule: str, pool: int) -> None:
     data = small.dataset(24)
-    trainer, trace, batches = train(tmp_path, data=data, allocation=allocation, candidate_pool=pool, max_steps=6)
+    trainer, trace, batches = train(tmp_path, data=data, rule=rule, pool=pool, max_steps=6)
     text_of_id = {row["prompt_id"]: row["prompt"] for row in data}
     for step, batch in zip(trace.steps, batches, strict=True):
         plan = step.plan
@@ -51,7 +51,7 @@ def test_the_plan_chooses_and_the_step_stays_what_it_was(tmp_path: Path, allocat
 
 def test_an_epoch_has_its_steps_and_offers_every_prompt_as_often_as_the_pool_is_large(tmp_path: Path) -> None:
     plain = small.knapsack(tmp_path / "plain", max_steps=-1, num_train_epochs=2)
-    trainer, trace, _ = train(tmp_path / "pool", candidate_pool=3, max_steps=-1, num_train_epochs=2)
+    trainer, trace, _ = train(tmp_path / "pool", pool=3, max_steps=-1, num_train_epochs=2)
     assert trainer.state.max_steps == plain.state.max_steps == 6
     assert small.logged(trainer, "learning_rate", "epoch") == small.logged(plain, "learning_rate", "epoch")
     for epoch in (trace.steps[:3], trace.steps[3:]):
@@ -62,7 +62,7 @@ def test_an_epoch_has_its_steps_and_offers_every_prompt_as_often_as_the_pool_is_
 
 def test_a_prompt_that_is_offered_twice_is_one_candidate(tmp_path: Path) -> None:
     """10 prompts and 8 candidates a step: the second batch of an epoch lies on two passes over the data."""
-    _, trace, batches = train(tmp_path, data=small.dataset(10), candidate_pool=2, max_steps=4)
+    _, trace, batches = train(tmp_path, data=small.dataset(10), pool=2, max_steps=4)
     sizes = [len(step.plan.prompt_ids) for step in trace.steps]
     assert sizes[0] == sizes[2] == 8
     assert min(sizes) < 8
@@ -77,16 +77,16 @@ def test_a_prompt_that_is_offered_twice_is_one_candidate(tmp_path: Path) -> None
         {"steps_per_generation": 2, "per_device_train_batch_size": 8, "num_iterations": 2, "max_steps": 8},
         {"generation_batch_size": 16, "gradient_accumulation_steps": 2},
         {"shuffle_dataset": False},
-        {"candidate_pool": 4, "num_generations": 4, "per_device_train_batch_size": 12},
+        {"pool": 4, "num_generations": 4, "per_device_train_batch_size": 12},
     ],
     ids=str,
 )
 def test_batching(tmp_path: Path, changes: dict[str, Any]) -> None:
-    trainer, trace, batches = train(tmp_path, data=small.dataset(24), **{"candidate_pool": 2} | changes)
+    trainer, trace, batches = train(tmp_path, data=small.dataset(24), **{"pool": 2} | changes)
     generations = trainer.state.max_steps / trainer.args.generation_block_steps
     assert trainer.generation_step == len(trace.steps) == len(batches) == generations
     for step in trace.steps:
-        assert len(step.plan.prompt_ids) == step.plan.budget // 4 * trainer.args.candidate_pool
+        assert len(step.plan.prompt_ids) == step.plan.budget // 4 * trainer.args.pool
     assert all(np.isfinite(loss) for (loss,) in small.logged(trainer, "loss"))
 
 
@@ -130,43 +130,43 @@ def test_order_with_a_pool(pool: int, shuffle: bool) -> None:
 
 def test_without_a_word_the_config_is_the_rule_that_did_best(tmp_path: Path) -> None:
     config = KnapsackGRPOConfig(**small.settings(tmp_path, num_generations=8))
-    assert (config.allocation, config.belief_features) == ("calibrated", "hidden_states")
-    assert (config.candidate_pool, config.min_generations, config.group_weighting) == (4, 0, "prompt")
+    assert (config.rule, config.features) == ("calibrated", "hidden_states")
+    assert (config.pool, config.min_generations, config.group_weighting) == (4, 0, "prompt")
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"allocation": "paper"}, (1, 2, "rollout")),
-        ({"allocation": "uniform"}, (1, 2, "rollout")),
+        ({"rule": "paper"}, (1, 2, "rollout")),
+        ({"rule": "uniform"}, (1, 2, "rollout")),
         ({"min_generations": 2}, (1, 2, "prompt")),
-        ({"candidate_pool": 1}, (1, 2, "prompt")),
+        ({"pool": 1}, (1, 2, "prompt")),
         ({"num_generations": 2}, (2, 0, "prompt")),
         ({"group_weighting": "rollout"}, (4, 0, "rollout")),
     ],
 )
 def test_defaults_follow_what_is_said(tmp_path: Path, changes: dict[str, Any], expected: tuple[Any, ...]) -> None:
     config = KnapsackGRPOConfig(**small.settings(tmp_path, **changes))
-    assert (config.candidate_pool, config.min_generations, config.group_weighting) == expected
+    assert (config.pool, config.min_generations, config.group_weighting) == expected
 
 
 @pytest.mark.parametrize(
     ("prompts", "arguments", "pool"),
-    [(16, {}, 4), (12, {}, 3), (7, {}, 1), (16, {"allocator": make_allocator("uniform")}, 1)],
+    [(16, {}, 4), (12, {}, 3), (7, {}, 1), (16, {"allocator": allocator_of("uniform")}, 1)],
 )
 def test_a_default_pool_fits_the_data_and_asks_nothing_of_other_allocators(
     tmp_path: Path, prompts: int, arguments: dict[str, Any], pool: int
 ) -> None:
-    unsaid = {"allocation": "calibrated", "candidate_pool": None, "group_weighting": None}
+    unsaid = {"rule": "calibrated", "pool": None, "group_weighting": None}
     data = small.dataset(prompts)
     trainer = small.knapsack(tmp_path, data=data, arguments=arguments, max_steps=2, **unsaid)
     steps = read_trace(tmp_path / "trace.jsonl").steps
-    assert (trainer.args.candidate_pool, trainer.args.min_generations) == (pool, 0 if pool > 1 else 2)
+    assert (trainer.args.pool, trainer.args.min_generations) == (pool, 0 if pool > 1 else 2)
     assert [len(step.plan.prompt_ids) for step in steps] == [4 * pool] * 2
     assert [step.plan.counts_P.sum() for step in steps] == [16, 16]
 
 
 def test_a_stream_gets_no_pool_unless_one_is_asked_for(tmp_path: Path) -> None:
-    unsaid = {"allocation": "calibrated", "candidate_pool": None}
+    unsaid = {"rule": "calibrated", "pool": None}
     trainer = small.knapsack(tmp_path, data=small.dataset().to_iterable_dataset(), train=False, **unsaid)
-    assert (trainer.args.candidate_pool, trainer.args.min_generations) == (1, 2)
+    assert (trainer.args.pool, trainer.args.min_generations) == (1, 2)

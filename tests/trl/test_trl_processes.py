@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from knapsack_rl import make_allocator
+from allocators import allocator_of
 from knapsack_rl.trace import Trace, read_trace
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
-RUN = {"max_steps": 6, "belief_half_life": 50.0}
+RUN = {"max_steps": 6, "half_life": 50.0}
 
 
 def train(folder: Path, world_size: int, **settings: Any) -> tuple[list[dict[str, Any]], Trace]:
@@ -57,7 +57,7 @@ def test_two_processes_are_one(tmp_path: Path, changes: dict[str, Any]) -> None:
 
 def test_two_processes_share_a_pool_and_its_hidden_states(tmp_path: Path) -> None:
     """24 prompts, 16 candidates a step of which some come twice; hidden states differ by rounding only."""
-    changes = {"allocation": "calibrated", "candidate_pool": 2, "max_steps": 5}
+    changes = {"rule": "calibrated", "pool": 2, "max_steps": 5}
     (alone,), trace_1 = train(tmp_path / "one", 1, **changes)
     pair, trace_2 = train(tmp_path / "two", 2, **changes)
     assert pair[0]["weights"] == pair[1]["weights"]
@@ -76,7 +76,7 @@ def test_two_processes_share_a_pool_and_its_hidden_states(tmp_path: Path) -> Non
 def test_outcomes_of_sampled_rollouts_are_merged_exactly(tmp_path: Path) -> None:
     """The model's own samples: what both processes scored, in rank order, is what the beliefs learned."""
     pair, trace = train(tmp_path, 2, sample=True)
-    allocator = make_allocator("posterior", half_life=RUN["belief_half_life"])
+    allocator = allocator_of("beta", half_life=RUN["half_life"])
     for i, step in enumerate(trace.steps):
         prompts = [prompt for report in pair for prompt in report["scored"][i][0]]
         rewards = [reward for report in pair for reward in report["scored"][i][1]]
@@ -88,7 +88,7 @@ def test_outcomes_of_sampled_rollouts_are_merged_exactly(tmp_path: Path) -> None
         allocator.observe(step.outcomes)
 
 
-@pytest.mark.parametrize("changes", [{}, {"allocation": "calibrated", "candidate_pool": 2}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"rule": "calibrated", "pool": 2}], ids=str)
 def test_two_processes_resume_bit_for_bit(tmp_path: Path, changes: dict[str, Any]) -> None:
     saving = {"save_strategy": "steps", "save_steps": 4, "sample": True} | changes
     through, trace = train(tmp_path / "through", 2, **saving)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from pathlib import Path
@@ -13,7 +12,7 @@ import small
 from transformers import TrainerCallback
 
 from knapsack_rl import BeliefFileError
-from knapsack_rl.checkpoint import BELIEFS_FILE, PROGRESS_FILE, CheckpointError
+from knapsack_rl.session import STATE_FILE
 from knapsack_rl.trace import read_trace
 
 SAVING = {"save_strategy": "steps", "save_steps": 4, "max_steps": 10, "save_total_limit": None}
@@ -27,7 +26,7 @@ def plans(folder: Path) -> list[tuple[Any, ...]]:
             step.plan.prompt_ids,
             step.plan.counts_P.tolist(),
             step.plan.success_rates_P.tolist(),
-            step.plan.strength_P.tolist(),
+            step.plan.pseudo_count_P.tolist(),
             step.plan.price,
             step.outcomes.rewards_PG.tolist(),
         )
@@ -51,19 +50,19 @@ def assert_resumes(tmp_path: Path, checkpoint: int, **changes: Any) -> None:
 
 # 12 prompts, 4 a batch: an epoch is 3 steps, so step 4 lies in the second epoch and step 8 in the third.
 @pytest.mark.parametrize("checkpoint", [4, 8])
-@pytest.mark.parametrize("allocation", ["posterior", "paper", "uniform"])
-def test_any_epoch(tmp_path: Path, allocation: str, checkpoint: int) -> None:
-    assert_resumes(tmp_path, checkpoint, allocation=allocation)
+@pytest.mark.parametrize("rule", ["beta", "paper", "uniform"])
+def test_any_epoch(tmp_path: Path, rule: str, checkpoint: int) -> None:
+    assert_resumes(tmp_path, checkpoint, rule=rule)
 
 
 @pytest.mark.parametrize("checkpoint", [4, 8])
 @pytest.mark.parametrize(
     "changes",
     [
-        {"candidate_pool": 3},
-        {"candidate_pool": 2, "allocation": "calibrated"},
-        {"candidate_pool": 2, "allocation": "calibrated", "belief_features": "none"},
-        {"allocation": "calibrated"},
+        {"pool": 3},
+        {"pool": 2, "rule": "calibrated"},
+        {"pool": 2, "rule": "calibrated", "features": "none"},
+        {"rule": "calibrated"},
     ],
     ids=str,
 )
@@ -106,8 +105,6 @@ def test_end_of_run_inside_a_batch_is_saved_and_says_so_on_resume(
 ) -> None:
     batching = {"steps_per_generation": 4, "per_device_train_batch_size": 4}
     small.knapsack(tmp_path, **SAVING | batching)
-    progress = json.loads((tmp_path / "checkpoint-10" / PROGRESS_FILE).read_text())
-    assert not progress["between_batches"]
     with caplog.at_level(logging.WARNING, logger="knapsack_rl"):
         small.knapsack(tmp_path, resume=str(tmp_path / "checkpoint-10"), **SAVING | batching | {"max_steps": 12})
     assert "checkpoint-10 was saved in the middle of a generated batch" in caplog.text
@@ -135,23 +132,19 @@ def test_checkpoint_of_stock_trl_resumes_with_a_warning_and_unseen_beliefs(
     assert steps[-1].plan.seen_P.any()
 
 
-@pytest.mark.parametrize("damaged", [BELIEFS_FILE, PROGRESS_FILE])
-@pytest.mark.parametrize("how", ["cut", "gone", "garbage"])
-def test_damaged_checkpoint_is_an_error_that_names_the_file(tmp_path: Path, damaged: str, how: str) -> None:
+@pytest.mark.parametrize("how", ["cut", "garbage"])
+def test_damaged_checkpoint_is_an_error_that_names_the_file(tmp_path: Path, how: str) -> None:
     small.knapsack(tmp_path, **SAVING | {"max_steps": 4})
-    path = tmp_path / "checkpoint-4" / damaged
-    if how == "gone":
-        path.unlink()
-    else:
-        path.write_bytes(path.read_bytes()[:-20] if how == "cut" else b"\x00garbage")
-    with pytest.raises((CheckpointError, BeliefFileError), match=damaged):
+    path = tmp_path / "checkpoint-4" / STATE_FILE
+    path.write_bytes(path.read_bytes()[:-20] if how == "cut" else b"\x00garbage")
+    with pytest.raises(BeliefFileError, match=STATE_FILE):
         small.knapsack(tmp_path, resume=str(tmp_path / "checkpoint-4"), **SAVING)
 
 
-def test_beliefs_of_another_method_are_refused(tmp_path: Path) -> None:
+def test_beliefs_of_another_rule_are_refused(tmp_path: Path) -> None:
     small.knapsack(tmp_path, **SAVING | {"max_steps": 4})
-    with pytest.raises(BeliefFileError, match="holds kind 'posterior', not 'paper'"):
-        small.knapsack(tmp_path, resume=str(tmp_path / "checkpoint-4"), allocation="paper", **SAVING)
+    with pytest.raises(BeliefFileError, match="holds kind 'beta', not 'window'"):
+        small.knapsack(tmp_path, resume=str(tmp_path / "checkpoint-4"), rule="paper", **SAVING)
 
 
 def test_trace_goes_on_where_the_checkpoint_was(tmp_path: Path) -> None:

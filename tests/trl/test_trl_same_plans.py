@@ -31,18 +31,18 @@ def test_same_plans_and_beliefs_as_every_other_adapter(tmp_path: Path, name: str
     rows = [{"prompt": GOLDEN["prompts"][i]} for step in expected["steps"] for i in step["prompts"]]
     per_step = len(expected["steps"][0]["prompts"]) // pool
     trainer = small.knapsack(
-        tmp_path, [rewards_of_the_file], Dataset.from_list(rows), shuffle_dataset=False, allocation=expected["method"],
-        candidate_pool=pool, min_generations=given["min_count"] if pool == 1 else 0,
-        max_generations=given["max_count"], belief_half_life=given["half_life"],
+        tmp_path, [rewards_of_the_file], Dataset.from_list(rows), shuffle_dataset=False, rule=expected["rule"],
+        pool=pool, min_generations=given["min_count"] if pool == 1 else 0,
+        max_generations=given["max_count"], half_life=given["half_life"],
         num_generations=given["average"], per_device_train_batch_size=per_step * given["average"],
-        max_steps=len(expected["steps"]), belief_features="none",
+        max_steps=len(expected["steps"]), features="none",
     )  # fmt: skip
     steps = read_trace(tmp_path / "trace.jsonl").steps
     assert [step.plan.counts_P.tolist() for step in steps] == [step["counts"] for step in expected["steps"]]
     for step, golden in zip(steps, expected["steps"], strict=True):
         np.testing.assert_allclose(step.plan.success_rates_P, golden["rates"], rtol=1e-6)
-        np.testing.assert_allclose(step.plan.strength_P, golden["strength"], rtol=1e-6)
+        np.testing.assert_allclose(step.plan.pseudo_count_P, golden["pseudo_counts"], rtol=1e-6)
     ids = [content_id(prompt) for prompt in GOLDEN["prompts"]]
     final = trainer.allocator.beliefs.forecast(ids, len(steps))
     np.testing.assert_allclose(final.success_rates_P, expected["beliefs"]["rates"], rtol=1e-6)
-    np.testing.assert_allclose(final.strength_P, expected["beliefs"]["strength"], rtol=1e-6)
+    np.testing.assert_allclose(final.pseudo_count_P, expected["beliefs"]["pseudo_counts"], rtol=1e-6)

@@ -13,11 +13,11 @@ import small
 import torch
 from datasets import Dataset, IterableDataset
 
-from knapsack_rl import KnapsackAllocator, Offer
-from knapsack_rl.beliefs import Forecast
+from knapsack_rl import AllocationProblem, KnapsackAllocator
+from knapsack_rl.beliefs.forecast import Forecast
 from knapsack_rl.trace import read_trace
 from knapsack_rl.trl import KnapsackMixin
-from knapsack_rl.trl.advantages import group_advantages
+from knapsack_rl.trl.advantages import grpo_advantages
 
 COUNTS = [2, 9, 0, 5]
 
@@ -25,8 +25,8 @@ COUNTS = [2, 9, 0, 5]
 def fixed(*counts: int) -> KnapsackAllocator:
     """The real allocator with a rule that leaves no choice."""
 
-    def rule(forecast: Forecast, budget: int, low: int, high: int) -> Offer:
-        return Offer(np.zeros((len(counts), max(counts))), np.array(counts), np.array(counts))
+    def rule(forecast: Forecast, budget: int, low: int, high: int) -> AllocationProblem:
+        return AllocationProblem(np.zeros((len(counts), max(counts))), np.array(counts), np.array(counts))
 
     return KnapsackAllocator(rule=rule, min_count=0)
 
@@ -80,7 +80,7 @@ def test_conversations_and_plain_prompts(tmp_path: Path, chat: bool) -> None:
 def test_advantages_that_are_trained_on_and_logged(tmp_path: Path, scale: str, weighting: str) -> None:
     trainer, scored = run(tmp_path, scale_rewards=scale, group_weighting=weighting, max_steps=1)
     rows = torch.tensor(scored.rewards[-1])[:, None]
-    expected = group_advantages(rows, torch.ones(1), np.array(COUNTS), scale).advantages_PG
+    expected = grpo_advantages(rows, torch.ones(1), np.array(COUNTS), scale).advantages_PG
     if weighting == "prompt":  # 16 rollouts in 3 groups that are there
         expected = expected * torch.tensor([16 / 3 / n for n in COUNTS for _ in range(n)])
     assert expected.abs().sum() > 0
@@ -226,7 +226,7 @@ def test_lora(tmp_path: Path) -> None:
 
 def test_knapsack_learns_and_shifts_the_budget(tmp_path: Path) -> None:
     """Prompts that nothing solves and prompts that sometimes work do not end with the same counts."""
-    trainer = small.knapsack(tmp_path, max_steps=24, belief_half_life=100.0, learning_rate=1e-5)
+    trainer = small.knapsack(tmp_path, max_steps=24, half_life=100.0, learning_rate=1e-5)
     steps = read_trace(tmp_path / "trace.jsonl").steps
     assert all(step.plan.counts_P.sum() == 16 and step.plan.counts_P.min() >= 2 for step in steps)
     late: dict[str, list[int]] = {}

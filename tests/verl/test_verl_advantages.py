@@ -1,4 +1,4 @@
-"""Every advantage estimator of verl that finds its groups by uid, on groups of uneven size, against plain formulas."""
+"""Every advantage estimator of verl that finds groups by uid, on groups of uneven size, against plain formulas."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROWS = sum(SIZES)
 
 @pytest.fixture
 def batch() -> dict[str, Any]:
-    """Rows of all groups, shuffled as verl shuffles them; one reward a row, on its last token."""
+    """Rows of all groups, shuffled as verl shuffles them; one reward per row, on its last token."""
     random = np.random.default_rng(0)
     uids = np.array([f"uid{i}" for i, size in enumerate(SIZES) for _ in range(size)], dtype=object)
     order = random.permutation(ROWS)
@@ -87,8 +87,8 @@ BY_TOKEN = ("optimal_token_baseline", "tir_optimal_token_baseline")
 # No groups at all.
 UNGROUPED = ("gae", "reinforce_plus_plus", "remax")
 
-# What verl 0.9.1's V1 trainer cannot run, with or without us: it does not hand over the parts of the reward, the sums
-# of squared probabilities, the reward of the greedy answer.
+# Estimators that verl 0.9.1's V1 trainer cannot run, with or without this package: it does not pass on the parts of the
+# reward, the sums of squared probabilities, or the reward of the greedy answer.
 BROKEN_IN_V1 = ("gdpo", *BY_TOKEN, "remax")
 
 
@@ -112,7 +112,7 @@ def test_whitened(name: str, batch: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", BY_TOKEN)
 def test_by_token(name: str, batch: dict[str, Any]) -> None:
-    """A place's baseline is the mean of what is still to come, weighed by the path's variance up to there."""
+    """The baseline at a position is the mean of the remaining reward, weighted by the path's variance up to there."""
     random = torch.Generator().manual_seed(0)
     batch["old_log_probs"] = -torch.rand(ROWS, WIDTH, generator=random) - 0.1
     batch["sum_pi_squared"] = torch.rand(ROWS, WIDTH, generator=random)
@@ -123,7 +123,7 @@ def test_by_token(name: str, batch: dict[str, Any]) -> None:
     expected = np.zeros((ROWS, WIDTH))
     for uid, place in itertools.product(set(batch["index"]), range(WIDTH)):
         there = np.flatnonzero((batch["index"] == uid) & (mask[:, place] > 0))
-        if there.size == 1:  # the longest response, where it has no company, has no baseline
+        if there.size == 1:  # a position that only one response reaches has no baseline
             expected[there, place] = to_come[there, place]
         elif there.size:
             weights = path[there, place]
@@ -132,7 +132,7 @@ def test_by_token(name: str, batch: dict[str, Any]) -> None:
 
 
 def test_rewards_in_parts(batch: dict[str, Any]) -> None:
-    """gdpo, as the legacy trainer calls it: each part of the reward is compared within the group by itself."""
+    """gdpo, as the legacy trainer calls it: each part of the reward is normalised within the group separately."""
     parts = {name: np.random.default_rng(i).normal(size=ROWS) for i, name in enumerate(("format", "accuracy"))}
     config = AlgoConfig(gdpo_reward_keys=[*parts], gdpo_reward_weights=[0.5, 2.0])
     mask = torch.cat([torch.ones(ROWS, 3), batch["response_mask"]], dim=1).long()
@@ -147,7 +147,7 @@ def test_rewards_in_parts(batch: dict[str, Any]) -> None:
 
 
 class Trainer:
-    """As much of verl's V1 trainer as takes a batch out of the queue, computes advantages, and puts them back."""
+    """The part of verl's V1 trainer that takes a batch out of the queue, computes advantages, and puts them back."""
 
     def __init__(self, name: str, batch: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
         lengths = batch["response_mask"].sum(1).int().tolist()
@@ -194,8 +194,8 @@ def test_in_the_trainer(name: str, weighting: str, batch: dict[str, Any], monkey
 
 
 @pytest.mark.parametrize("name", BROKEN_IN_V1)
-def test_what_the_trainer_cannot_run_at_all(name: str, batch: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """If one of these begins to work, docs/verl.md has good news to tell."""
+def test_estimators_that_cannot_run(name: str, batch: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this test fails, verl can run the estimator: update docs/verl.md."""
     trainer = Trainer(name, batch, monkeypatch)
     trainer.config.algorithm.gdpo_reward_keys = ["accuracy"]
     with pytest.raises((AssertionError, KeyError, TypeError), match="prompts|sum_pi_squared|reward_baselines"):

@@ -1,13 +1,14 @@
-"""verl's real trainer in the small world of ``world/``: Ray, TransferQueue, FSDP2, checkpoints, and a kill.
+"""verl's real trainer in the environment of ``world/``: Ray, TransferQueue, FSDP2, checkpoints, and a kill.
 
-A run takes 5 GB. `make test-verl` has two processes of pytest, and gives each file to one of them: whatever starts a
-run belongs in this file.
+A run takes 5 GB. `make test-verl` has two processes of pytest, and gives each file to one of them: tests that start a
+run belong in this file.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ import pytest
 from world.assets import make
 from world.launch import AVERAGE, PROMPTS_A_STEP, Training
 
-from knapsack_rl import KnapsackAllocator, PosteriorBeliefs, make_allocator
-from knapsack_rl.beliefs import FADING_PASSES
-from knapsack_rl.checkpoint import BELIEFS_FILE
+from knapsack_rl import AllocationConfig
+from knapsack_rl.allocator import KnapsackAllocator
+from knapsack_rl.features.text import TextFeatures
 from knapsack_rl.metrics import step_metrics
-from knapsack_rl.text_features import TextFeatures
+from knapsack_rl.session import STATE_FILE, Session
 from knapsack_rl.trace import Step, Trace, read_trace
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -36,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def trained_on(folder: Path) -> list[dict[str, list[tuple[float, float]]]]:
-    """What verl trained on in each update: (reward, advantage) of every row, by group; padding left out."""
+    """Rows that verl trained on in each update: (reward, advantage) by group; padding under its own key."""
     updates = []
     for line in (folder / "advantages.jsonl").read_text().splitlines():
         logged = json.loads(line)
@@ -62,22 +63,25 @@ def assert_grpo(groups: dict[str, list[tuple[float, float]]], prompts_alike: boo
         np.testing.assert_allclose(advantages, expected, atol=1e-4)
 
 
-def assert_replays(trace: Trace, allocator: KnapsackAllocator) -> None:
-    """The plans are those of an allocator that has seen the recorded outcomes, and nothing else."""
+def assert_replays(trace: Trace, allocator: KnapsackAllocator, features: TextFeatures | None = None) -> None:
+    """The plans are those of an allocator that has learned from the recorded outcomes, and from nothing else."""
     for step in trace.steps:
-        planned = allocator.plan(step.plan.prompt_ids, step.plan.budget, step.plan.step)
+        looks = None
+        if features is not None:
+            looks = features([trace.texts[prompt_id].removeprefix("user: ") for prompt_id in step.plan.prompt_ids])
+        planned = allocator.plan(step.plan.prompt_ids, step.plan.budget, step.plan.step, features=looks)
         assert planned.counts_P.tolist() == step.plan.counts_P.tolist()
         np.testing.assert_allclose(planned.success_rates_P, step.plan.success_rates_P, rtol=1e-5)
-        allocator.observe(step.outcomes)
+        allocator.observe(replace(step.outcomes, features=looks))
 
 
 def exactly(step: Step) -> tuple[Any, ...]:
-    """Everything about a step that a resumed run must do again: beliefs, plan and outcomes.
+    """Everything about a step that a resumed run must reproduce: beliefs, plan and outcomes.
 
     The rollouts of a group reach the engine in any order, so its rewards are compared as a set.
     """
     plan, ends = step.plan, np.cumsum(step.plan.counts_P)[:-1]
-    beliefs = plan.success_rates_P.tolist(), plan.strength_P.tolist(), plan.seen_P.tolist()
+    beliefs = plan.success_rates_P.tolist(), plan.pseudo_count_P.tolist(), plan.seen_P.tolist()
     rewards = [sorted(group.tolist()) for group in np.split(step.outcomes.rewards_PG, ends)]
     return plan.step, plan.prompt_ids, plan.counts_P.tolist(), plan.price, beliefs, rewards
 
@@ -87,22 +91,22 @@ def done(training: Training) -> int:
 
 
 def pass_rate(steps: list[Step]) -> float:
-    """Mean over prompts, so that who was given more rollouts does not matter."""
+    """Mean over prompts, so that group sizes do not matter."""
     return float(np.nanmean([rate for step in steps for rate in step.outcomes.pass_rates_P]))
 
 
 def test_trains_and_resumes_after_a_kill_as_if_it_had_never_stopped(folder: Path) -> None:
-    """With beliefs that know prompts by their text, choosing from two batches of candidates: here, all prompts."""
+    """With features of texts, choosing from two batches of candidates: here, all prompts."""
     steps = 14
     training = Training(
         folder,
-        settings={"allocation": "calibrated", "features": "text", "pool": 2},
+        settings={"features": "text", "pool": 2, "group_weighting": "rollout"},
         overrides=[f"trainer.total_training_steps={steps}", "trainer.save_freq=3"],
     )
     training.run_until(lambda: done(training) >= 6)
     before = read_trace(training.trace)
     assert before.ended is None
-    assert (folder / "checkpoints" / "global_step_3" / BELIEFS_FILE).exists()
+    assert (folder / "checkpoints" / "global_step_3" / STATE_FILE).exists()
     training.run()
     trace = read_trace(training.trace)
     assert '{"kind":"resume","step":3}' in training.trace.read_text()
@@ -119,9 +123,8 @@ def test_trains_and_resumes_after_a_kill_as_if_it_had_never_stopped(folder: Path
     assert sum(len(set(step.plan.counts_P.tolist())) > 1 for step in trace.steps) > steps // 2, "uniform plans"
     assert all(len(step.plan.prompt_ids) == 2 * PROMPTS_A_STEP for step in trace.steps)
     assert any(not step.plan.counts_P.all() for step in trace.steps), "every candidate was chosen"
-    features = TextFeatures()
-    features.remember([*trace.texts], [text.removeprefix("user: ") for text in trace.texts.values()])
-    assert_replays(trace, make_allocator("calibrated", 0, 12, FADING_PASSES * STEPS_A_PASS // 2, features))
+    allocation = AllocationConfig(average=AVERAGE, pool=2, max_count=12)
+    assert_replays(trace, allocation.make_allocator(STEPS_A_PASS / 2), TextFeatures())
 
     updates = trained_on(folder)[-(steps - 3) :]
     for step, groups in zip(trace.steps[3:], updates, strict=True):
@@ -141,19 +144,13 @@ def test_trains_and_resumes_after_a_kill_as_if_it_had_never_stopped(folder: Path
 
 
 def test_asynchronous_outcomes_are_learned_once_each_also_across_a_kill(folder: Path) -> None:
-    """Groups are sampled a batch late, and those under way when the run is killed are restored or made again."""
+    """Groups are sampled a batch late; those unfinished when the run is killed are restored or generated again."""
     training = Training(
         folder,
-        overrides=[
-            "trainer.v1.trainer_mode=colocate_async",
-            "trainer.total_training_steps=6",
-            "trainer.save_freq=2",
-            "+knapsack.belief_half_life=1e9",  # so that beliefs simply count
-        ],
+        settings={"rule": "beta", "half_life": 1e9},  # so that beliefs count
+        overrides=["trainer.v1.trainer_mode=colocate_async", "trainer.total_training_steps=6", "trainer.save_freq=2"],
     )
-    training.run_until(
-        lambda: done(training) >= 3 and (folder / "checkpoints" / "global_step_2" / BELIEFS_FILE).exists()
-    )
+    training.run_until(lambda: done(training) >= 3 and (folder / "checkpoints" / "global_step_2" / STATE_FILE).exists())
     before = len(trained_on(folder))
     saved = int((folder / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
     training.run()
@@ -161,34 +158,40 @@ def test_asynchronous_outcomes_are_learned_once_each_also_across_a_kill(folder: 
     updates = updates[:saved] + updates[before:]  # what the final weights were trained on
     sampled = [(uid, len(rows)) for groups in updates for uid, rows in groups.items() if uid != "padding"]
     assert len(sampled) == len(dict(sampled)) == 6 * PROMPTS_A_STEP
-    beliefs = PosteriorBeliefs(half_life=1e9)
-    beliefs.load(folder / "checkpoints" / "global_step_6" / BELIEFS_FILE)
+    session = Session(AllocationConfig(rule="beta", half_life=1e9))
+    assert session.load_from(folder / "checkpoints" / "global_step_6")
+    beliefs = session.allocator.beliefs  # type: ignore[attr-defined]
     evidence = beliefs.table["successes"].sum() + beliefs.table["failures"].sum()
     assert evidence == pytest.approx(sum(rows for _, rows in sampled), abs=1e-3)
     trace = read_trace(training.trace)
     assert any(step.optimizer_step > step.plan.step for step in trace.steps), "nothing came late"
     assert all(step.plan.counts_P.sum() == len(step.plan.prompt_ids) * AVERAGE for step in trace.steps)
+    plans = [(step.plan.step, step.plan.prompt_ids) for step in trace.steps]
+    assert len(set(plans)) == len(plans)  # none is recorded both by the killed and by the resumed run
+    recorded = sum(step.outcomes.rewards_PG.size for step in trace.steps)
+    in_open_plans = sum(opened["places"].size for opened in session.state_dict()["open"])
+    assert sum(rows for _, rows in sampled) == recorded + in_open_plans, "rollouts that belong to no plan"
     for groups in updates:
-        assert_grpo(groups)
+        assert_grpo(groups, prompts_alike=True)
 
 
 def test_two_workers_and_rollouts_that_fail(folder: Path) -> None:
-    """One rollout in ten fails. Its group goes on without it; the plan, and the budget, stay as they were.
+    """One rollout in ten fails. Its group is trained on without it; the plan and the budget are unchanged.
 
-    Here prompts may also be left out: a count of 0 is a group that is finished at once, with nothing in it. And all
-    prompts weigh alike.
+    Prompts may also be left out: a count of 0 is an empty group that is finished at once. All prompts weigh the same.
     """
     training = Training(
         folder,
         workers=2,
-        settings={"min_n": 0, "group_weighting": "prompt"},
+        settings={"rule": "beta", "min_n": 0},
         overrides=["trainer.total_training_steps=6", "trainer.test_freq=6"],
         environment={"WORLD_FAILURES": "0.1"},
     )
     training.run()
     trace = read_trace(training.trace)
     assert [step.plan.budget for step in trace.steps] == [BUDGET] * 6
-    assert_replays(trace, make_allocator("posterior", 0, 12, half_life=FADING_PASSES * STEPS_A_PASS))
+    allocation = AllocationConfig(rule="beta", average=AVERAGE, pool=1, min_count=0, max_count=12)
+    assert_replays(trace, allocation.make_allocator(STEPS_A_PASS))
     lost, hit = 0, {"small": [0, 0], "large": [0, 0]}
     for step, groups in zip(trace.steps, trained_on(folder), strict=True):
         missing = step.plan.counts_P - step.outcomes.counts_P
@@ -200,7 +203,7 @@ def test_two_workers_and_rollouts_that_fail(folder: Path) -> None:
             counted[1] += 1
         kept = [count for count in step.outcomes.counts_P.tolist() if count >= 2]
         assert sorted(len(rows) for uid, rows in groups.items() if uid != "padding") == sorted(kept)
-        assert sum(map(len, groups.values())) == BUDGET  # verl fills up with rows that weigh nothing
+        assert sum(map(len, groups.values())) == BUDGET  # verl pads with rows of weight 0
         assert_grpo(groups, prompts_alike=True)
     for size, (some, groups_of_it) in hit.items():
         print(f"{size} groups that lost a rollout: {some} of {groups_of_it}")

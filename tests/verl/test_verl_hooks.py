@@ -1,10 +1,11 @@
-"""Our hooks in verl's own manager and buffers, in one process: what is asked for, trained on, learned, saved."""
+"""Our hooks in verl's own manager and buffers, in one process: what is requested, trained on, learned and saved."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +14,12 @@ from verl.utils import tensordict_utils
 from world.in_memory import GOLDEN, World, ids_of, prompts_of
 
 from knapsack_rl import content_id
-from knapsack_rl.checkpoint import BELIEFS_FILE
+from knapsack_rl.session import Session
 from knapsack_rl.trace import read_trace
 from knapsack_rl.verl.buffers import KnapsackReplayBuffer, column
 from knapsack_rl.verl.hooks import KnapsackAgentLoopManager
+from knapsack_rl.verl.run import SharedRun
 from knapsack_rl.verl.settings import ConfigError
-from knapsack_rl.verl.shared import SharedRun
 
 
 @pytest.fixture(autouse=True)
@@ -34,12 +35,12 @@ def test_same_plans_and_beliefs_as_every_other_adapter(
     settings, expected = GOLDEN["settings"], GOLDEN["runs"][name]
     pool = expected["pool"]
     given = {
-        "+knapsack.allocation": expected["method"],
+        "+knapsack.rule": expected["rule"],
         "+knapsack.features": expected["features"] or "none",
         "+knapsack.pool": pool,
         "+knapsack.min_n": settings["min_count"] if pool == 1 else 0,
         "+knapsack.max_n": settings["max_count"],
-        "+knapsack.belief_half_life": settings["half_life"],
+        "+knapsack.half_life": settings["half_life"],
         "+knapsack.prompt_id": "content",
         "data.train_batch_size": len(expected["steps"][0]["prompts"]) // pool,
     }
@@ -57,28 +58,29 @@ def test_same_plans_and_beliefs_as_every_other_adapter(
     for done, golden in zip(read_trace(tmp_path / "trace.jsonl").steps, expected["steps"], strict=True):
         assert done.plan.counts_P.tolist() == golden["counts"]
         np.testing.assert_allclose(done.plan.success_rates_P, golden["rates"], rtol=1e-6)
-        np.testing.assert_allclose(done.plan.strength_P, golden["strength"], rtol=1e-6)
+        np.testing.assert_allclose(done.plan.pseudo_count_P, golden["pseudo_counts"], rtol=1e-6)
         assert done.outcomes.rewards_PG.tolist() == [reward for group in golden["rewards"] for reward in group]
         assert done.samples[0]["completion"] == "<2 tokens>"
-    beliefs = world.run.settings.make_allocator(world.run.features).beliefs
-    beliefs.load(tmp_path / BELIEFS_FILE)
-    beliefs.half_life = settings["half_life"]  # the paper's have none
-    final = beliefs.forecast([content_id(prompt) for prompt in GOLDEN["prompts"]], len(expected["steps"]))
+    saved = Session(world.run.settings.allocation)
+    assert saved.load_from(tmp_path)
+    beliefs = saved.allocator.beliefs  # type: ignore[attr-defined]
+    features = world.run.text_features(GOLDEN["prompts"]) if world.run.text_features else None
+    final = beliefs.forecast([content_id(prompt) for prompt in GOLDEN["prompts"]], len(expected["steps"]), features)
     np.testing.assert_allclose(final.success_rates_P, expected["beliefs"]["rates"], rtol=1e-6)
-    np.testing.assert_allclose(final.strength_P, expected["beliefs"]["strength"], rtol=1e-6)
+    np.testing.assert_allclose(final.pseudo_count_P, expected["beliefs"]["pseudo_counts"], rtol=1e-6)
 
 
 def test_the_half_life_is_counted_in_passes_over_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(tmp_path, monkeypatch)
     assert world.run.session.allocator.beliefs.half_life == 8.0  # type: ignore[attr-defined]  # 4 passes of 2 steps
     world = World(tmp_path, monkeypatch, "+knapsack.min_n=0")
-    assert world.run.session.allocator.max_idle == 16.0  # type: ignore[attr-defined]  # and nobody waits for ever
+    assert world.run.session.allocator.max_idle == 16.0  # type: ignore[attr-defined]  # which bounds the wait
 
 
-def test_large_groups_lose_rollouts_more_often_but_not_their_turn(
+def test_large_groups_lose_rollouts_more_often_and_are_still_trained_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """5 % of all rollouts fail, in an asynchronous mode, where stock verl would drop every group that is hit."""
+    """5 % of all rollouts fail, in an asynchronous mode, where stock verl would drop every group with a failure."""
     world = World(tmp_path, monkeypatch, "+knapsack.max_n=32", mode="colocate_async")
     random, failing = np.random.default_rng(0), 0.05
     rates = np.array([0.0, 0.0, 0.0, 0.3, 0.5, 1.0, 1.0, 1.0] * 2)
@@ -114,18 +116,16 @@ def test_large_groups_lose_rollouts_more_often_but_not_their_turn(
     print(f"rollouts trained on: {kept:.1%}; {stock:.1%} if every group that is hit were dropped")
     assert kept > 0.93
     assert stock < 0.85
-    # A pair that loses one is replaced. The large groups, which are hit most, are trained on in all their 40 turns.
+    # A pair that loses one is replaced. The large groups, which are hit most, are trained on in all of their 40 steps.
     assert min(learned[prompt] for prompt in (3, 4, 11, 12)) >= 39
 
 
 def test_a_pool_is_chosen_from_and_the_rollouts_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches of 4 at 4 rollouts each, chosen from 16 candidates; half of these teach nothing."""
-    words = ["+knapsack.allocation=calibrated", "+knapsack.features=text", "+knapsack.pool=4", "+knapsack.min_n=0"]
+    """Batches of 4 at 4 rollouts each, chosen from 16 candidates; half of these have no gradient."""
+    words = ["+knapsack.rule=calibrated", "+knapsack.features=text", "+knapsack.pool=4", "+knapsack.min_n=0"]
     world = World(tmp_path, monkeypatch, *words, "data.train_batch_size=4")
     assert world.config.data.train_batch_size == 16
     assert world.config.trainer.total_epochs == 4 * 30  # so that the number of steps stays
-    assert world.run.budget(16) == 16
-    assert world.run.budget(1) == 4  # a refill, in place of a group of rollout.n
     random, given = np.random.default_rng(0), np.zeros((30, 16))
     for step in range(1, 31):
         world.step, counts = step, given[step - 1]
@@ -156,27 +156,66 @@ def test_a_pool_larger_than_the_data_is_refused(tmp_path: Path, monkeypatch: pyt
         world.run.begin()
 
 
-def test_prompts_are_known_by_their_text_before_and_after_a_stop(
+def test_features_of_texts_are_learned_from_before_and_after_a_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["+knapsack.allocation=calibrated", "+knapsack.features=text"]
+    """Outcomes of a plan that was saved are learned with its features; those of an unknown plan without."""
+    words = ["+knapsack.rule=calibrated", "+knapsack.features=text"]
     world = World(tmp_path, monkeypatch, *words, mode="colocate_async")
     world.answer = lambda uid, prompt, count: [float(prompt % 2)] * count
     world.generate(1, [0, 1, 2, 3])
-    known = world.run.features(ids_of([0, 1]))  # type: ignore[misc]
-    assert known.any(axis=1).all()
-    assert known[0].tolist() != known[1].tolist()
-    again = World(tmp_path, monkeypatch, *words, "trainer.resume_mode=disable", mode="colocate_async")
-    again.queue.tags, again.queue.fields = world.queue.tags, world.queue.fields  # as verl restores them
-    again.buffer.sample(2, "train", 4)
-    beliefs = again.run.session.allocator.beliefs  # type: ignore[attr-defined]
-    forecast = beliefs.forecast(ids_of([0, 1, 2, 3]), 2)
-    assert forecast.seen_P.all()
-    assert (np.diff(forecast.success_rates_P)[[0, 2]] > 0.1).all()
+    [plan] = world.run.session.open_plans
+    assert plan.features is not None
+    assert plan.features.features_P_F.any(axis=1).all()
+    assert plan.features.features_P_F[0].tolist() != plan.features.features_P_F[1].tolist()
+    world.run.save(tmp_path / "global_step_1")
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("1")
+    tags = dict(world.queue.tags["train"])
+    world.buffer.sample(2, "train", 4)
+
+    def rates_of_new_prompts(of: World) -> list[float]:
+        texts = [GOLDEN["prompts"][i] for i in (4, 5, 6, 7)]
+        features = of.run.text_features(texts)  # type: ignore[misc]
+        allocator: Any = of.run.session.allocator
+        return list(allocator.plan(ids_of([4, 5, 6, 7]), 16, 2, features=features).success_rates_P)
+
+    expected = rates_of_new_prompts(world)
+    for resume_mode in ("auto", "disable"):
+        again = World(tmp_path, monkeypatch, *words, f"trainer.resume_mode={resume_mode}", mode="colocate_async")
+        again.queue.tags["train"], again.queue.fields = dict(tags), world.queue.fields  # as verl restores them
+        _, metrics = again.buffer.sample(2, "train", 4)
+        assert ("knapsack/lag" in metrics) == (resume_mode == "auto")
+        forecast = again.run.session.allocator.beliefs.forecast(ids_of([0, 1, 2, 3]), 2)  # type: ignore[attr-defined]
+        assert forecast.seen_P.all()
+        assert (np.diff(forecast.success_rates_P)[[0, 2]] > 0.1).all()
+        assert (rates_of_new_prompts(again) == expected) == (resume_mode == "auto")
+
+
+def test_groups_restarted_after_a_resume_belong_to_their_new_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """verl submits groups that were being generated again, under their uids; the old plan gives them up."""
+    world = World(tmp_path, monkeypatch, mode="colocate_async")
+    world.generate(1, [0, 1, 2, 3])
+    world.run.save(tmp_path / "global_step_1")
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("1")
+    tags, fields, sent = dict(world.queue.tags["train"]), world.queue.fields, list(world.sent)
+    again = World(tmp_path, monkeypatch, mode="colocate_async")
+    kept = {key: tag for key, tag in tags.items() if key.partition("_")[0] in sent[:2]}
+    again.queue.tags["train"], again.queue.fields = kept, fields
+    again.generate(2, [2, 3], uids=sent[2:])
+    again.generate(2, [4, 5])
+    batch, metrics = again.buffer.sample(2, "train", 4)
+    assert prompts_of(batch.keys) == [0, 1, 2, 3]
+    assert metrics["knapsack/rollouts_lost"] == 8  # of the old plan, which is the larger
+    assert again.evidence([0, 1, 2, 3, 4]) == [4, 4, 4, 4, 0]
+    assert [plan.prompt_ids for plan in again.run.session.open_plans] == [tuple(ids_of([4, 5]))]
+    steps = read_trace(tmp_path / "trace.jsonl").steps
+    assert [(step.plan.step, step.outcomes.counts_P.tolist()) for step in steps] == [(0, [4, 4, 0, 0]), (1, [4, 4])]
 
 
 def test_columns_come_as_one_plain_value_a_row() -> None:
-    """Also for a refill of one prompt, whose chat must not be taken for a column of messages."""
+    """Also for a refill of one prompt: its chat is not mistaken for a column of messages."""
     chats = np.empty(1, dtype=object)
     chats[0] = [{"role": "system", "content": "x"}, {"role": "user", "content": "y"}]
     batch = tensordict_utils.get_tensordict({"raw_prompt": chats, "index": torch.tensor([3])})
@@ -216,7 +255,7 @@ def test_partial_groups_are_kept_lone_rows_are_not_and_all_are_learned(
 def test_a_group_that_failed_is_replaced_in_sync_mode_if_verl_is_told_to(
     pool: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only one of which nothing came back; its prompt keeps its turn, and the step its number of rollouts."""
+    """Only a group without any rollout is replaced; its prompt counts as unobserved."""
     words = ["trainer.v1.sampler.sync_refill_failed_groups=True", "data.train_batch_size=4"]
     world = World(tmp_path, monkeypatch, *words, f"+knapsack.pool={pool}")
     failing: list[int] = []
@@ -239,7 +278,7 @@ def test_a_group_that_failed_is_replaced_in_sync_mode_if_verl_is_told_to(
 
 
 @pytest.mark.parametrize("mode", ["colocate_async", "separate_async"])
-def test_asynchronous_groups_are_learned_when_they_leave_whatever_the_reason(
+def test_asynchronous_groups_are_learned_when_they_leave_for_any_reason(
     mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(tmp_path, monkeypatch, mode=mode)
@@ -252,16 +291,16 @@ def test_asynchronous_groups_are_learned_when_they_leave_whatever_the_reason(
     world.step = 2
     world.generate(2, [4, 5, 6, 7])
     batch, metrics = world.buffer.sample(2, "train", 4)
-    assert world.refilled == [1]  # only what had lost everything is replaced
+    assert world.refilled == [1]  # only the group that lost all its rollouts is replaced
     assert prompts_of(batch.keys) == [0, 1, 2, 4]
     assert metrics["knapsack/lag"] == 1
     world.queue.kv_clear(batch.keys, "train")
-    world.step = 4  # what is left was made two versions ago: verl drops it, and asks for as many new ones
+    world.step = 4  # the rest was made two versions ago: verl drops it, and generates as many new groups
     world.generate(4, [8, 9])
     world.buffer.sample(4, "train", 2)
     assert world.evidence([0, 1, 2, 3]) == [3, 4, 4, 0]
     assert world.evidence([4, 5, 6, 7]) == [4, 4, 4, 4]  # the first trained on, the others dropped
-    world.buffer.wait_for_sampleable(4, "train", 0)  # as separate_async does between steps: nothing is learned again
+    world.buffer.wait_for_sampleable(4, "train", 0)  # as separate_async does between steps: no rollout is learned twice
     world.buffer.get_sampleable_count(5, "train")
     assert world.evidence([0, 1, 2, 3, 4, 5, 6, 7]) == [3, 4, 4, 0, 4, 4, 4, 4]
     table = world.run.session.allocator.beliefs.table  # type: ignore[attr-defined]
@@ -306,7 +345,7 @@ def test_beliefs_are_restored_where_verl_resumes(
 
 
 def test_beliefs_are_in_the_checkpoint_before_verl_marks_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed between verl's mark and its call of our hook, a run goes on with its beliefs all the same."""
+    """A run that is killed between verl's mark and its call of our hook resumes with its beliefs."""
     world = World(tmp_path, monkeypatch, "trainer.save_freq=2", mode="colocate_async")
     world.total_training_steps, world.parameter_sync_step = 3, 2
     for step in (1, 2, 3):
@@ -348,7 +387,7 @@ def test_an_agent_with_several_outputs_counts_once_or_is_refused(
         world.queue.tags["train"][more] = world.queue.tags["train"][row]
         world.queue.fields[more] = world.queue.fields[row]
     if weighting == "prompt":
-        with pytest.raises(ConfigError, match=r"puts out several for one rollout \(uid.*_0_0, uid.*_0_1, "):
+        with pytest.raises(ConfigError, match=r"returns several for one rollout \(uid.*_0_0, uid.*_0_1, "):
             world.buffer.sample(1, "train", 2)
         return
     batch, metrics = world.buffer.sample(1, "train", 2)
@@ -365,7 +404,7 @@ def test_the_last_step_ends_the_trace(tmp_path: Path, monkeypatch: pytest.Monkey
     assert read_trace(tmp_path / "trace.jsonl").ended == "finished"
 
 
-def test_hooks_that_miss_their_fellow_say_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hook_names_the_hook_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(tmp_path, monkeypatch)
     world_run, SharedRun.current = SharedRun.current, None
     with pytest.raises(ConfigError, match="trainer.checkpoint_callback_class=knapsack_rl.verl.SaveBeliefs"):

@@ -1,28 +1,30 @@
-"""Plans and outcomes as verl's hooks hand them over: whole, late, in parts, twice, or never."""
+"""Plans and outcomes as verl's hooks pass them: whole, late, in parts, for an unknown plan, or not at all."""
 
 from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
+from world.in_memory import changed
 
-from knapsack_rl import PosteriorBeliefs, make_allocator
-from knapsack_rl.allocator import Method
-from knapsack_rl.session import Session
+from knapsack_rl.beliefs.beta import BetaBeliefs
+from knapsack_rl.config import RULES
 from knapsack_rl.trace import read_trace
-from knapsack_rl.verl.run import Group, Run, prompt_ids
+from knapsack_rl.verl.run import Rollout, SharedRun, prompt_ids
+from knapsack_rl.verl.settings import check_config
 
 IDS = ["a", "b", "c", "d"]
 
 
-def run(tmp_path: Path | None = None, method: Method = "posterior") -> Run:
-    session = Session(make_allocator(method, 2, 16, half_life=4.0))
-    if tmp_path is not None:
-        session.open_trace(tmp_path / "trace.jsonl", {"engine": "verl"})
-    return Run(session)
+def run(folder: Path | None = None, rule: str = "beta") -> SharedRun:
+    limits = ["+knapsack.max_n=16", "+knapsack.half_life=4.0", "actor_rollout_ref.rollout.n=4"]
+    config = changed(f"+knapsack.rule={rule}", *limits, "trainer.resume_mode=disable")
+    made = SharedRun(config, check_config(config))
+    if folder is not None:
+        made.session.open_trace(folder / "trace.jsonl", {"engine": "verl"})
+    return made
 
 
 def uids(step: int, ids: list[str] = IDS) -> list[str]:
@@ -33,47 +35,53 @@ def rewards(seed: int, count: int) -> list[float]:
     return [float(x) for x in np.random.default_rng(seed).integers(0, 2, count)]
 
 
-def beliefs(of: Run) -> tuple[list[float], list[float]]:
+def group(uid: str, prompt_id: str, step: int, came: list[float]) -> list[Rollout]:
+    return [Rollout(uid, prompt_id, step, reward, 3) for reward in came]
+
+
+def beliefs(of: SharedRun) -> tuple[list[float], list[float]]:
     allocator = of.session.allocator
     forecast = allocator.beliefs.forecast(IDS, 10)  # type: ignore[attr-defined]
-    return forecast.success_rates_P.tolist(), forecast.strength_P.tolist()
+    return forecast.success_rates_P.tolist(), forecast.pseudo_count_P.tolist()
 
 
 def test_parts_out_of_order_and_late_leave_the_beliefs_of_whole_steps(tmp_path: Path) -> None:
     whole, parts = run(), run(tmp_path)
-    groups: list[Group] = []
+    groups: list[list[Rollout]] = []
     for step in range(3):
-        counts = whole.plan(uids(step), IDS, 16, step, IDS).counts_P
-        plan = parts.plan(uids(step), IDS, 16, step, IDS)
+        counts = whole.plan(uids(step), IDS, step, IDS).counts_P
+        plan = parts.plan(uids(step), IDS, step, IDS)
         assert plan.counts_P.tolist() == counts.tolist()  # nothing was learned yet
         groups += [
-            Group(uid, prompt_id, step, rewards(step * 10 + i, int(counts[i])), [3] * int(counts[i]))
+            group(uid, prompt_id, step, rewards(step * 10 + i, int(counts[i])))
             for i, (uid, prompt_id) in enumerate(zip(uids(step), IDS, strict=True))
         ]
     for step in range(3):
-        assert whole.learn(groups[4 * step : 4 * step + 4], optimizer_step=step)
+        rows = [rollout for each in groups[4 * step : 4 * step + 4] for rollout in each]
+        assert whole.learn(uids(step), rows, optimizer_step=step)
     order = np.random.default_rng(0).permutation(12)
-    complete = [parts.learn([groups[i]], optimizer_step=7) for i in order]
+    complete = [parts.learn([groups[i][0].uid], groups[i], optimizer_step=7) for i in order]
     assert sum(bool(metrics) for metrics in complete) == 3
-    assert [metrics["lag"] for metrics in complete if metrics] != [0, 0, 0]
+    assert sorted(metrics["lag"] for metrics in complete if metrics) == [5, 6, 7]
     np.testing.assert_allclose(beliefs(parts), beliefs(whole), rtol=1e-5)
     trace = read_trace(tmp_path / "trace.jsonl")
     assert sorted(step.plan.step for step in trace.steps) == [0, 1, 2]
     for step in trace.steps:
-        sent = {group.prompt_id: list(group.rewards) for group in groups if group.step == step.plan.step}
+        sent = {each[0].prompt_id: [row.reward for row in each] for each in groups if each[0].step == step.plan.step}
         assert step.outcomes.rewards_PG.tolist() == [reward for prompt_id in IDS for reward in sent[prompt_id]]
 
 
-@pytest.mark.parametrize("method", get_args(Method))
-def test_any_batch_size_and_refills_that_do_not_age_the_beliefs(method: Method) -> None:
+@pytest.mark.parametrize("rule", RULES)
+def test_any_batch_size_and_refills_that_do_not_age_the_beliefs(rule: str) -> None:
     """Refills of known prompts (never solved, always solved, between) and of new ones."""
-    refilled = run(method=method)
-    refilled.plan(uids(0), IDS, 16, 0, IDS)
+    refilled = run(rule=rule)
+    refilled.plan(uids(0), IDS, 0, IDS)
     came = {"a": [0.0] * 4, "b": [1.0] * 4, "c": [0.0, 1.0, 1.0, 1.0], "d": [0.0] * 3 + [1.0]}
-    refilled.learn([Group(f"0{prompt_id}", prompt_id, 0, came[prompt_id], [1] * 4) for prompt_id in IDS], 0)
+    rows = [rollout for prompt_id in IDS for rollout in group(f"0{prompt_id}", prompt_id, 0, came[prompt_id])]
+    assert refilled.learn(uids(0), rows, 0)
     for batch in itertools.chain(*(itertools.combinations([*IDS, "new", "other"], size) for size in (1, 2, 3, 5))):
         ids = list(batch)
-        plan = refilled.plan([f"{'-'.join(ids)}{prompt_id}" for prompt_id in ids], ids, 4 * len(ids), 0, ids)
+        plan = refilled.plan([f"{'-'.join(ids)}{prompt_id}" for prompt_id in ids], ids, 0, ids)
         assert plan.counts_P.sum() == 4 * len(ids)
         assert 1 not in plan.counts_P
         assert plan.step == 0
@@ -82,27 +90,63 @@ def test_any_batch_size_and_refills_that_do_not_age_the_beliefs(method: Method) 
 
 def test_a_partial_group_is_learned_and_an_empty_one_leaves_its_prompt_as_it_was() -> None:
     failing = run()
-    failing.plan(uids(0), IDS, 16, 0, IDS)
-    metrics = failing.learn([Group("0a", "a", 0, [1.0, 0.0, 1.0], [1, 1, 1]), Group("0b")], optimizer_step=0)
-    assert metrics == {}
-    metrics = failing.learn([Group("0c", "c", 0, [0.0] * 4, [1] * 4), Group("0d", "d", 0, [1.0], [1])], 0)
+    failing.plan(uids(0), IDS, 0, IDS)
+    assert failing.learn(["0a", "0b"], group("0a", "a", 0, [1.0, 0.0, 1.0]), optimizer_step=0) == {}
+    rows = group("0c", "c", 0, [0.0] * 4) + group("0d", "d", 0, [1.0])
+    metrics = failing.learn(["0c", "0d"], rows, optimizer_step=0)
     assert metrics["rollouts_lost"] == 8
-    rates, strength = beliefs(failing)
-    assert strength[1] == 1.0  # the prior alone
+    rates, pseudo_counts = beliefs(failing)
+    assert pseudo_counts[1] == 1.0  # the prior alone
     assert rates[1] == 0.5
     assert len(failing.session.allocator.beliefs.table) == 3  # type: ignore[attr-defined]
-    again = failing.plan(uids(1), IDS, 16, 1, IDS)
+    again = failing.plan(uids(1), IDS, 1, IDS)
     assert again.counts_P.min() >= 2
     assert again.budget == 16
 
 
+def test_the_metrics_are_those_of_the_largest_plan_that_is_complete() -> None:
+    """A refill that is complete at the same time as the batch, or in another step, does not hide it."""
+    refilled = run()
+    refilled.plan(uids(0), IDS, 0, IDS)
+    refilled.plan(["0e"], ["e"], 0, ["e"])
+    refilled.plan(["1f"], ["f"], 1, ["f"])
+    rows = [row for prompt_id in IDS for row in group(f"0{prompt_id}", prompt_id, 0, [0.0, 1.0, 1.0, 1.0])]
+    rows += group("0e", "e", 0, [1.0] * 4) + group("1f", "f", 1, [1.0] * 4)
+    metrics = refilled.learn([*uids(0), "0e", "1f"], rows, optimizer_step=1)
+    assert (metrics["candidates"], metrics["frac_solved_all"], metrics["lag"]) == (4, 0, 1)
+    assert refilled.session.open_plans == []
+
+
 def test_groups_planned_by_an_earlier_process_teach_beliefs_but_belong_to_no_plan() -> None:
     resumed = run()
-    assert resumed.learn([Group("old", "a", 3, [1.0] * 4, [1] * 4)], optimizer_step=5) == {}
+    assert resumed.learn(["old"], group("old", "a", 3, [1.0] * 4), optimizer_step=5) == {}
     beliefs_of = resumed.session.allocator.beliefs  # type: ignore[attr-defined]
-    assert isinstance(beliefs_of, PosteriorBeliefs)
+    assert isinstance(beliefs_of, BetaBeliefs)
     assert beliefs_of.table["step"].tolist() == [3]
     assert resumed.order("old") == (-1, 0)
+
+
+def test_open_plans_survive_a_stop(tmp_path: Path) -> None:
+    """Half of a plan is back when the run stops; the resumed run completes it, losses included, and goes on."""
+    stopped = run(tmp_path)
+    stopped.plan(uids(0), IDS, 0, IDS)
+    stopped.learn(["0a", "0b"], group("0a", "a", 0, [1.0] * 4) + group("0b", "b", 0, [0.0] * 3), optimizer_step=0)
+    stopped.save(tmp_path / "global_step_1")
+    config = changed(*("+knapsack.rule=beta", "+knapsack.max_n=16", "+knapsack.half_life=4.0"))
+    config.actor_rollout_ref.rollout.n, config.trainer.default_local_dir = 4, str(tmp_path)
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("1")
+    stopped.learn(["0c", "0d"], group("0c", "c", 0, [1.0, 0.0]) + group("0d", "d", 0, [0.0] * 4), optimizer_step=1)
+    resumed = SharedRun(config, check_config(config))
+    resumed.session.open_trace(tmp_path / "trace.jsonl", {"engine": "verl"})
+    assert [resumed.order(uid) for uid in ("0a", "0c", "0d")] == [(-1, 0), (0, 2), (0, 3)]
+    rows = group("0c", "c", 0, [1.0, 0.0]) + group("0d", "d", 0, [0.0] * 4)
+    metrics = resumed.learn(["0c", "0d"], rows, optimizer_step=1)
+    assert (metrics["rollouts_lost"], metrics["lag"], metrics["candidates"]) == (3, 1, 4)
+    assert beliefs(resumed) == beliefs(stopped)
+    resumed.plan(uids(1), IDS, 1, IDS)
+    assert resumed.order("1a") == (1, 0)
+    [step] = read_trace(tmp_path / "trace.jsonl").steps  # the killed run had recorded it too
+    assert step.outcomes.counts_P.tolist() == [4, 3, 2, 4]
 
 
 def test_ids() -> None:

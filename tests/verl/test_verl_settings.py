@@ -1,11 +1,13 @@
-"""What is refused, in the words the user reads; and that verl's real configuration takes our overrides."""
+"""Settings: names, defaults, error messages; and that verl's real configuration accepts the overrides."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -14,42 +16,78 @@ from hydra import compose, initialize_config_dir
 from world.in_memory import changed, config
 
 import knapsack_rl.verl
-from knapsack_rl.cli import main
+from knapsack_rl import AllocationConfig
+from knapsack_rl.__main__ import main
 from knapsack_rl.verl.command import MODES, PAPER, overrides
-from knapsack_rl.verl.hooks import CheckConfig
-from knapsack_rl.verl.settings import ConfigError, Settings, check_config
+from knapsack_rl.verl.hooks import CheckConfig, SaveBeliefs
+from knapsack_rl.verl.run import SharedRun
+from knapsack_rl.verl.settings import ALIASES, DEFAULTS, ConfigError, Settings, check_config
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "verl"
 GRPO = "algorithm.adv_estimator=grpo"
 
 
+def test_the_settings_are_those_of_the_core_under_their_names_in_verl() -> None:
+    """Every field of the core has one name here, and its value and default arrive."""
+    assert ALIASES == {
+        "average": "actor_rollout_ref.rollout.n", "min_count": "min_n", "max_count": "max_n",
+        "weighting": "group_weighting",
+    }  # fmt: skip
+    values = {
+        "rule": "beta", "average": 6, "pool": 2, "min_count": 0, "max_count": 9, "half_life": 3.5,
+        "success_threshold": 0.5, "weighting": "rollout",
+    }  # fmt: skip
+    assert {core.name for core in fields(AllocationConfig)} == values.keys()
+    names = {core: ALIASES.get(core, core) for core in values}
+    assert list(DEFAULTS) == [*(name for core, name in names.items() if core != "average"), "features", "prompt_id",
+                              "trace_file"]  # fmt: skip
+    words = [f"{name if core == 'average' else f'+knapsack.{name}'}={values[core]}" for core, name in names.items()]
+    settings = check_config(changed(*words))
+    assert settings.allocation == AllocationConfig(**values)
+    assert settings.by_name() == {names[core]: value for core, value in values.items()} | {
+        "features": None, "prompt_id": "index", "trace_file": "trace.jsonl",
+    }  # fmt: skip
+    for core, name in names.items():
+        said = re.escape(name if core == "average" else f"knapsack.{name}")
+        with pytest.raises(ConfigError, match=rf"{said} is 'x'|there is no rule 'x'"):
+            Settings.of(changed(f"{name if core == 'average' else f'+knapsack.{name}'}=x"))
+
+
+def test_defaults_are_those_of_the_core_with_two_exceptions(capsys: pytest.CaptureFixture[str]) -> None:
+    for core in fields(AllocationConfig):
+        if core.name not in ("average", "pool"):
+            assert DEFAULTS[ALIASES.get(core.name, core.name)] == core.default
+    assert check_config(changed()).allocation == AllocationConfig(average=8, pool=1)
+    for word in ("algorithm.adv_estimator=gae", "actor_rollout_ref.actor.policy_loss.loss_mode=clip_cov"):
+        assert check_config(changed(word)).allocation == AllocationConfig(average=8, pool=1, weighting="rollout")
+    assert check_config(changed("+knapsack.rule=paper")).allocation.weighting == "rollout"
+    SaveBeliefs(changed("trainer.resume_mode=disable"))
+    SharedRun.current = None
+    assert capsys.readouterr().out.startswith("knapsack-rl: rule=calibrated, pool=1, group_weighting=prompt (in verl, ")
+
+
 def test_verl_accepts_a_pool_and_calibrated_beliefs() -> None:
-    words = overrides(allocation="calibrated", features="text", pool=4)
+    words = overrides(rule="calibrated", features="text", pool=4)
     composed = config(GRPO, "actor_rollout_ref.rollout.n=8", *words)
-    assert check_config(composed) == Settings(allocation="calibrated", features="text", pool=4)
-    assert check_config(composed).min_n == 0
+    settings = check_config(composed)
+    assert (settings.features, settings.allocation.pool, settings.allocation.min_count) == ("text", 4, 0)
     assert composed.data.train_batch_size == 1024  # changed in verl's own process, once
-    assert "+knapsack.min_n=0" in words
+    assert words[-2:] == ["+knapsack.pool=4", "+knapsack.features=text"]
     assert [word for word in overrides() if word.startswith("+knapsack")] == []
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_verl_accepts_the_overrides(mode: str) -> None:
-    settings = {
-        "allocation": "paper",
-        "max_n": 64,
-        "belief_half_life": 12.5,
-        "trace_file": "none",
-        "prompt_id": "content",
-    }
+    settings = {"rule": "paper", "max_n": 64, "half_life": 12.5, "trace_file": "none", "prompt_id": "content"}
     composed = config(GRPO, "actor_rollout_ref.rollout.n=8", *overrides(mode, **settings))
-    assert check_config(composed) == Settings(**settings | {"trace_file": None})
+    expected = DEFAULTS | settings | {"trace_file": None, "min_n": 2, "group_weighting": "rollout"}
+    assert check_config(composed).by_name() == expected | {"actor_rollout_ref.rollout.n": 8}
     assert composed.trainer.v1.trainer_mode == mode
 
 
 def test_verl_accepts_the_paper_setting() -> None:
     composed = config(*(f"{name}={value}" for name, value in PAPER.items()), *overrides())
-    assert check_config(composed) == Settings()
+    assert check_config(composed).allocation == AllocationConfig(average=8, pool=1)
     actor, rollout = composed.actor_rollout_ref.actor, composed.actor_rollout_ref.rollout
     assert composed.data.train_batch_size * rollout.n == 2048
     assert composed.data.train_batch_size // actor.ppo_mini_batch_size == 8
@@ -78,9 +116,11 @@ def test_the_command_prints_what_overrides_says(capsys: pytest.CaptureFixture[st
     printed = shlex.split(capsys.readouterr().out.replace("\\\n", " "))
     assert printed == [f"{name}={value}" for name, value in PAPER.items()] + overrides("colocate_async", max_n=16)
     assert "+knapsack.max_n=16" in printed
-    assert main(["verl-args", "--pool", "4", "--allocation", "calibrated", "--features", "text"]) == 0
+    assert main(["verl-args", "--pool", "4", "--rule", "calibrated", "--features", "text"]) == 0
     printed = shlex.split(capsys.readouterr().out.replace("\\\n", " "))
-    assert printed == overrides(pool=4, allocation="calibrated", features="text")
+    assert printed == overrides(pool=4, rule="calibrated", features="text")
+    assert main(["verl-args", "--max-n", "4"]) == 0  # rollout.n, the average, is not known here
+    assert capsys.readouterr().out.rstrip().endswith("+knapsack.max_n=4")
     assert main(["verl-args", "--min-n", "1"]) == 2
     assert "a group of one has no gradient" in capsys.readouterr().err
 
@@ -88,33 +128,33 @@ def test_the_command_prints_what_overrides_says(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["+knapsack.min_count=2"], "knapsack.min_count is not a setting: there are allocation, features, pool, min_n"),
-        (["+knapsack.allocation=best"], "knapsack.allocation is 'best': choose calibrated or posterior or paper"),
-        (["+knapsack.min_n=1"], "a group of one has no gradient"),
-        (["+knapsack.max_n=many"], "knapsack.max_n is 'many': it must be a number"),
-        (["+knapsack.min_n=2.5"], "knapsack.min_n is 2.5: it must be a number"),
-        (["+knapsack.belief_half_life=-1"], "half_life is -1"),
-        (["+knapsack.group_weighting=token"], "choose rollout or prompt"),
+        (["+knapsack.min_count=2"], "knapsack.min_count is not a setting: there are rule, pool, min_n, max_n"),
+        (["+knapsack.rule=best"], "there is no rule 'best': choose from calibrated, beta, paper, uniform"),
+        (["+knapsack.min_n=1"], "knapsack.min_n is 1: a group of one has no gradient"),
+        (["+knapsack.max_n=many"], "knapsack.max_n is 'many': it must be a whole number"),
+        (["+knapsack.min_n=2.5"], "knapsack.min_n is 2.5: it must be a whole number"),
+        (["+knapsack.half_life=-1"], "knapsack.half_life is -1"),
+        (["+knapsack.group_weighting=token"], "knapsack.group_weighting is 'token': choose 'prompt' or 'rollout'"),
         (["+knapsack.prompt_id=uuid"], "choose index or content"),
         (["+knapsack.features=image"], "knapsack.features is 'image': choose text or none"),
-        (["+knapsack.features=text"], "allocation 'posterior' has no use for features"),
-        (["+knapsack.pool=0"], "pool is 0: it counts batches of candidates"),
-        (["+knapsack.pool=2.5"], "knapsack.pool is 2.5: it must be a number"),
-        (["+knapsack.pool=4", "+knapsack.allocation=paper"], "'paper' does not choose among a pool of candidates"),
-        (["+knapsack.pool=8", "+knapsack.min_n=2"], r"rollout.n \(8\) / knapsack.pool \(8\) is the average"),
+        (["+knapsack.features=text", "+knapsack.rule=beta"], "features=text has no effect under knapsack.rule=beta"),
+        (["+knapsack.pool=0"], "knapsack.pool is 0: it must be a whole number of at least 1"),
+        (["+knapsack.pool=2.5"], "knapsack.pool is 2.5: it must be a whole number"),
+        (["+knapsack.pool=4", "+knapsack.rule=paper"], "'paper' does not choose among a pool: use knapsack.pool=1"),
+        (["+knapsack.pool=8", "+knapsack.min_n=2"], "knapsack.min_n is 2 with knapsack.pool=8"),
         (
             ["+knapsack.pool=4", "trainer.v1.trainer_mode=colocate_async"],
             "candidates without rollouts are back",
         ),
-        (["+knapsack.max_n=4"], r"rollout.n \(8\) is the average .* knapsack.max_n \(4\)"),
-        (["algorithm.filter_groups.enable=True"], "algorithm.filter_groups throws away finished groups"),
+        (["+knapsack.max_n=4"], r"rollout.n is 8: the average .* knapsack.max_n \(4\)"),
+        (["algorithm.filter_groups.enable=True"], "algorithm.filter_groups replaces finished groups"),
         (["reward.reward_model.enable=True"], "a colocated reward model scores rollouts only after"),
         (["trainer.checkpoint_callback_class=null"], "checkpoint_callback_class is not set, which saves"),
         (["trainer.v1.sampler.custom_sampler.path=null"], "custom_sampler.path is not set, which learns"),
         (["trainer.use_v1=False"], r"legacy trainer RayPPOTrainer \(trainer.use_v1=False\)"),
         (["+async_training.staleness_threshold=0.1"], "legacy trainer fully_async_policy"),
         (["+rollout.nnodes=1"], "legacy trainer one_step_off_policy"),
-        (["+knapsack.group_weighting=prompt", "algorithm.adv_estimator=gae"], "cannot weigh the advantages of 'gae'"),
+        (["+knapsack.group_weighting=prompt", "algorithm.adv_estimator=gae"], "cannot weight the advantages of 'gae'"),
         (
             ["+knapsack.group_weighting=prompt", "actor_rollout_ref.actor.policy_loss.loss_mode=clip_cov"],
             "'clip_cov' does not scale with them",

@@ -10,11 +10,11 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-# Other environments have no vLLM, or no verl, which needs Ray and is not asked for because a folder here is called so.
+# Other environments have no vLLM or no verl; the second is tested by Ray, because a folder here is named verl.
 collect_ignore_glob = [] if find_spec("vllm") and find_spec("ray") else ["test_*.py"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; otherwise a share of the machine's memory
-sys.path.insert(0, str(Path(__file__).parents[1] / "verl"))  # the small world that this test shares with those of verl
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; by default a share of the machine's memory
+sys.path.insert(0, str(Path(__file__).parents[1] / "verl"))  # the package ``world`` of the tests of verl

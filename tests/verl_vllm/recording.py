@@ -1,4 +1,4 @@
-"""Our replay buffer, and a record of what the engine generated: tokens, and how likely it thought each of them."""
+"""Our replay buffer, and a record of the engine's tokens and their log-probabilities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything real but the GPU: verl's trainer, our hooks, and verl's own vLLM server, fed the weights of every step."""
+"""verl's trainer, our hooks, and verl's own vLLM server with the weights of every step, on a CPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from world.launch import AVERAGE, PROMPTS_A_STEP, Training
 
 from knapsack_rl.trace import Trace, read_trace
 
-# Marked for whoever has both in the environment of the other tests.
+# Marked, so that an environment with both packages does not run it by default.
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 STEPS, BUDGET = 6, PROMPTS_A_STEP * AVERAGE
@@ -69,13 +69,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @torch.no_grad()
 def log_probs(policy: Any, prompt: list[int], response: list[int]) -> torch.Tensor:
-    """How likely each token of a response is to a policy."""
+    """Log-probability of each token of a response under a policy."""
     logits = policy(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
     return torch.log_softmax(logits, dim=-1)[range(len(response)), response]
 
 
 def differences(policy: Any, generated: dict[str, Any]) -> torch.Tensor:
-    """How far the engine's log-probabilities of its own tokens are from those of a policy; all of a step's tokens."""
+    """Absolute differences between the log-probabilities of the engine and of a policy, over all tokens of a step."""
     rows = zip(generated["prompts"], generated["responses"], generated["rollout_log_probs"], strict=True)
     return torch.cat([(log_probs(policy, prompt, out) - torch.tensor(said)).abs() for prompt, out, said in rows])
 
@@ -97,4 +97,4 @@ def test_generation_follows_the_weights(run: Run) -> None:
         updates = generated["step"] - 1
         assert differences(run.policy(updates), generated).max() < 1e-4
         if updates:
-            assert differences(run.policy(updates - 1), generated).mean() > 0.05, "an update that cannot be told"
+            assert differences(run.policy(updates - 1), generated).mean() > 0.05, "an update without effect"

@@ -1,1 +1,1 @@
-"""`knapsack-rl allocate`: a file of pass rates in, a file of counts out. Import its modules by path."""
+"""`knapsack-rl allocate`: divide a budget of rollouts over prompts with known pass rates."""

@@ -1,7 +1,4 @@
-"""Reading pass rates: CSV, JSON lines or Parquet, from a file or from standard input.
-
-Every complaint names the place (``rates.csv:3``) and the value, because the file was made by somebody's script.
-"""
+"""Read pass rates from CSV, JSON lines or Parquet. Every error names the place (``rates.csv:3``) and the value."""
 
 from __future__ import annotations
 
@@ -13,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from knapsack_rl.files import ID_COLUMNS, SUFFIXES, Row, csv_rows, json_rows
 from knapsack_rl.notation import FloatArray
-from knapsack_rl.rows import ID_COLUMNS, SUFFIXES, Row, csv_rows, json_rows
 
 FORMATS = ("csv", "jsonl", "parquet")
 RATE_COLUMNS = ("pass_rate", "p")
@@ -22,12 +19,12 @@ RATE_COLUMNS = ("pass_rate", "p")
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What is known about each prompt.
+    """Pass rates of prompts.
 
     Attributes:
-        prompt_ids: unique ids, ``[P]``; the row's number where the file has no id column.
-        rates_P: observed success rates, ``[P]``; 0 where nothing was attempted.
-        attempts_P: rollouts behind each, ``[P]``; 0 is a prompt never seen, infinity a rate to be taken as exact.
+        prompt_ids: unique ids, ``[P]``; row numbers if the file has no id column.
+        rates_P: observed success rates, ``[P]``; 0 without attempts.
+        attempts_P: rollouts behind each rate, ``[P]``; 0 for a prompt never seen, infinite for an exact rate.
     """
 
     prompt_ids: tuple[str, ...]
@@ -39,16 +36,15 @@ def read_evidence(data: bytes, name: str, file_format: str) -> Evidence:
     """Read a table of pass rates.
 
     The columns are ``successes`` and ``attempts``; or ``pass_rate`` (or ``p``), with ``attempts`` where known. Counts
-    win over a rate. An id column (``prompt_id`` or ``id``) is optional.
+    take precedence over a rate. An id column (``prompt_id`` or ``id``) is optional.
 
     Args:
         data: the file's content.
-        name: what to call it in messages.
+        name: its name in messages.
         file_format: one of ``FORMATS``.
 
     Raises:
-        ValueError: no rows, missing columns, duplicate or empty ids, or a number that makes no sense; one line that
-            names the place and the value.
+        ValueError: no rows, missing columns, duplicate or empty ids, or a number out of range.
         ModuleNotFoundError: Parquet without pyarrow.
     """
     ids: dict[str, str] = {}
@@ -56,7 +52,7 @@ def read_evidence(data: bytes, name: str, file_format: str) -> Evidence:
     for number, (where, row) in enumerate(_rows(data, name, file_format), start=1):
         prompt_id = _id(where, row, number)
         if prompt_id in ids:
-            raise ValueError(f"{where}: the id {prompt_id!r} was there before, at {ids[prompt_id]}")
+            raise ValueError(f"{where}: the id {prompt_id!r} also occurs at {ids[prompt_id]}")
         ids[prompt_id] = where
         rate, count = _rate(where, row)
         rates.append(rate)
@@ -67,7 +63,7 @@ def read_evidence(data: bytes, name: str, file_format: str) -> Evidence:
 
 
 def detect_format(name: str, data: bytes) -> str:
-    """The format by the file's suffix, else by its first characters: a brace opens JSON lines."""
+    """Detect the format by the suffix of the name, else by the first characters of the content."""
     by_suffix = SUFFIXES.get(Path(name).suffix.lower())
     if by_suffix is not None:
         return by_suffix
@@ -98,7 +94,7 @@ def _parquet_rows(data: bytes, name: str) -> Iterator[Row]:
     names = table.column_names
     if not set(RATE_COLUMNS) & set(names) and not {"successes", "attempts"} <= set(names):
         _refuse_columns(name, names)
-    # Prompts and answers may stand beside: Python objects are made of the few columns that matter only.
+    # Other columns, such as prompts and answers, are not converted to Python objects.
     wanted = [column for column in names if column in {*ID_COLUMNS, *RATE_COLUMNS, "successes", "attempts"}]
     for number, row in enumerate(table.select(wanted).to_pylist(), start=1):
         yield f"{name}, row {number}", row
@@ -109,13 +105,13 @@ def _id(where: str, row: Mapping[str, object], number: int) -> str:
         if column in row:
             value = row[column]
             if value is None or isinstance(value, dict | list) or not str(value).strip():
-                raise ValueError(f"{where}: {column} is {value!r}: every prompt needs an id, or none has the column")
+                raise ValueError(f"{where}: {column} is {value!r}: give every prompt an id, or remove the column")
             return str(value)
     return str(number)
 
 
 def _rate(where: str, row: Mapping[str, object]) -> tuple[float, float]:
-    """The observed success rate of a row, and the attempts behind it."""
+    """The success rate of a row and the attempts behind it."""
     if "successes" in row and "attempts" in row:
         successes, attempts = _number(where, row, "successes"), _number(where, row, "attempts")
         if successes > attempts:
@@ -124,7 +120,7 @@ def _rate(where: str, row: Mapping[str, object]) -> tuple[float, float]:
     for column in RATE_COLUMNS:
         if column in row:
             attempts = _number(where, row, "attempts") if "attempts" in row else math.inf
-            # A prompt that was never attempted has no rate: whatever stands there is not read.
+            # Without attempts there is no rate, and the cell is not read.
             return (_number(where, row, column, most=1.0) if attempts else 0.0), attempts
     _refuse_columns(where, list(row))
     raise AssertionError
@@ -138,7 +134,7 @@ def _refuse_columns(where: str, columns: Sequence[str]) -> None:
 
 
 def _number(where: str, row: Mapping[str, object], column: str, most: float = math.inf) -> float:
-    """A number in [0, most] and finite."""
+    """The number in a cell, checked to be finite and in [0, most]."""
     value = row[column]
     try:
         if isinstance(value, bool) or not isinstance(value, str | int | float):

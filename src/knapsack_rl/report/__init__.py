@@ -1,4 +1,4 @@
-"""Traces of runs as one self-contained HTML page. Needs jinja2 and matplotlib, which only its own modules import."""
+"""Show traces of runs as one self-contained HTML page. Needs jinja2 and matplotlib, imported on use."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 
 def write_report(traces: Sequence[Path], out: Path) -> Path:
-    """Write one page that shows the runs side by side; it needs no network and no other file.
+    """Write one page that compares runs; it loads no other file and needs no network.
 
     Args:
-        traces: trace files, of finished, running or killed runs; even empty ones are shown for what they are.
-        out: the page; written all or nothing, and byte for byte the same for the same traces.
+        traces: trace files of finished, running or killed runs; an empty file is allowed.
+        out: the page, written all or nothing; the same traces give the same bytes.
 
     Returns:
         ``out``.

@@ -1,8 +1,8 @@
-"""What happened over time: learning curves, shares of mixed groups, and how large the groups were."""
+"""The figures of the report: learning curves, mixed groups, rollouts per prompt, and calibration of the beliefs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -10,18 +10,23 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+from knapsack_rl.metrics import mixed_probability
 from knapsack_rl.notation import FloatArray, IntArray
 from knapsack_rl.report.runs import HELDOUT, TRAIN, Run, drawable
 from knapsack_rl.report.svg import MUTED, label_ends, panels, to_svg
+from knapsack_rl.values import knapsack_value
 
 TITLES = {HELDOUT: "Held-out pass rate", TRAIN: "Pass rate on training prompts"}
 # At most this many columns of a heat map: more would be thinner than a pixel.
 _COLUMNS = 64
 _COUNT_EDGES = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+# Points of a scatter plot: enough to show the shape, few enough for a small page.
+_POINTS = 600
+_BINS = np.linspace(0, 1, 11)
 
 
 def learning_curves(runs: Sequence[Run]) -> str:
-    """Pass rates against rollouts spent: evaluations where there are any, else what the steps showed."""
+    """Draw pass rates against rollouts spent: evaluations where there are any, else the observed rates of the steps."""
     found = {name: None for run in runs for e in run.trace.evals for name, v in e.metrics.items() if not np.isnan(v)}
     metrics = [name for name in TITLES if name in found] or sorted(found)[:2]
     figure, axes = panels(max(len(metrics), 1))
@@ -37,7 +42,7 @@ def learning_curves(runs: Sequence[Run]) -> str:
 
 
 def mixed_shares(runs: Sequence[Run]) -> str:
-    """Share of prompts and of rollouts with a gradient, smoothed over a few steps."""
+    """Draw the shares of prompts and of rollouts in mixed groups, smoothed over a few steps."""
     figure, axes = panels(2, sharey=True)
     pairs = (
         ("frac_prompts_mixed", "Share of prompts in mixed groups"),
@@ -55,7 +60,7 @@ def mixed_shares(runs: Sequence[Run]) -> str:
 
 
 def count_maps(runs: Sequence[Run]) -> str:
-    """A heat map per run: of the prompts of a step, what share got how many rollouts."""
+    """Draw a heat map per run: the share of a step's prompts by number of rollouts and step."""
     largest = max(run.largest for run in runs)
     edges = [edge for edge in _COUNT_EDGES if edge <= largest]
     edges.append(max(largest, 2) + 1)
@@ -77,8 +82,55 @@ def count_maps(runs: Sequence[Run]) -> str:
     return to_svg(figure)
 
 
+def allocation_by_rate(runs: Sequence[Run]) -> str:
+    """Draw the counts of the last third of the run by success rate, over the paper's value of an average group."""
+    figure, axes = panels(len(runs), height=3.3, sharey=True)
+    highest = 2.0
+    for ax, run in zip(axes, runs, strict=True):
+        rates, counts = _rates_and_counts(run)
+        highest = max(highest, float(counts.max(initial=2)))
+        _value_curve(ax, int(np.clip(counts.mean() if counts.size else 8, 2, 512)))
+        thin = np.random.default_rng(0).permutation(rates.size)[:_POINTS]
+        ax.scatter(rates[thin], counts[thin], s=9, color=run.colour, alpha=0.3, linewidths=0)
+        middles, means, _ = binned(rates, counts)
+        ax.plot(middles, means, color=run.colour, marker="o", markersize=4)
+        ax.set_title(run.label, color=run.colour)
+        ax.set_xlabel("exact success rate" if run.exact else "believed success rate")
+        ax.set_xlim(-0.02, 1.02)
+        ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        ax.grid(visible=False, axis="x")
+    axes[0].set_ylim(0, 1.06 * highest)
+    axes[0].set_ylabel("rollouts of a prompt")
+    return to_svg(figure)
+
+
+def calibration(runs: Sequence[Run]) -> str:
+    """Draw the predicted probability that a group holds successes and failures against the observed share."""
+    figure, axes = panels(len(runs), height=3.1, sharey=True)
+    for ax, run in zip(axes, runs, strict=True):
+        predicted, happened = _predictions(run)
+        ax.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
+        middles, shares, numbers = binned(predicted, happened)
+        ax.plot(middles, shares, color=run.colour, linewidth=1.2, alpha=0.6)
+        sizes = 14 + 130 * numbers / max(numbers.max(initial=1), 1)
+        ax.scatter(middles, shares, s=sizes, color=run.colour, alpha=0.85, linewidths=0)
+        ax.set_title(run.label, color=run.colour)
+        if predicted.size:
+            brier = float(((predicted - happened) ** 2).mean())
+            base = float(happened.mean() * (1 - happened.mean()))
+            text = f"Brier {brier:.3f}\n(constant forecast: {base:.3f})\n{predicted.size:,} groups"
+        else:
+            text = "no group had a forecast"
+        ax.text(0.03, 0.97, text, transform=ax.transAxes, va="top", color=MUTED, fontsize=8.5)
+        ax.set_xlabel("predicted share of mixed groups")
+        ax.set_xlim(-0.03, 1.03)
+        ax.set_ylim(-0.03, 1.03)
+    axes[0].set_ylabel("observed share")
+    return to_svg(figure)
+
+
 def smooth(values: FloatArray) -> FloatArray:
-    """Mean over a window of a twentieth of the run, NaN left out, shorter at the ends."""
+    """The moving mean over a twentieth of the run, without NaN, over a shorter window at the ends."""
     half = max(values.size // 40, 1 if values.size > 4 else 0)
     known = ~np.isnan(values)
     sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
@@ -87,6 +139,17 @@ def smooth(values: FloatArray) -> FloatArray:
     low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, values.size)
     number = counts[high] - counts[low]
     return np.where(number > 0, (sums[high] - sums[low]) / np.maximum(number, 1), np.nan)
+
+
+def binned(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Mean x, mean y and number of points in each tenth of [0, 1] that has points; 0 and 1 are bins of their own."""
+    place = np.digitize(x, _BINS[1:-1]) + 1
+    place[x == 0], place[x == 1] = 0, _BINS.size
+    number = np.bincount(place, minlength=_BINS.size + 1).astype(float)
+    found = number > 0
+    mean_x = np.bincount(place, weights=x, minlength=_BINS.size + 1)[found] / number[found]
+    mean_y = np.bincount(place, weights=y, minlength=_BINS.size + 1)[found] / number[found]
+    return mean_x, mean_y, number[found]
 
 
 def _lines(
@@ -124,3 +187,49 @@ def _count_shares(run: Run, edges: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 def _bin_names(edges: Sequence[int]) -> list[str]:
     return [f"{low}" if high == low + 1 else f"{low}-{high - 1}" for low, high in pairwise(edges)]
+
+
+def _rates_and_counts(run: Run) -> tuple[FloatArray, FloatArray]:
+    """Success rate and planned count of the prompts in the last third of the steps.
+
+    Rates are exact where the last evaluation before the step has them, else those of the plan's belief.
+    """
+    rates: list[float] = []
+    counts: list[float] = []
+    for step in run.steps[-max(len(run.steps) // 3, 1) :]:
+        plan = step.plan
+        known: Mapping[str, float] = {}
+        if run.exact:
+            before = [evaluation for evaluation in run.exact if evaluation.step <= plan.step] or run.exact[:1]
+            known = before[-1].rates or {}
+        for i, prompt_id in enumerate(plan.prompt_ids):
+            rate = known.get(prompt_id, np.nan) if run.exact else float(plan.success_rates_P[i])
+            if not np.isnan(rate):
+                rates.append(rate)
+                counts.append(float(plan.counts_P[i]))
+    return np.array(rates), np.array(counts)
+
+
+def _value_curve(ax: Axes, count: int) -> None:
+    """Draw the value by success rate, on a second axis without numbers."""
+    behind = ax.twinx()
+    behind.set_zorder(ax.get_zorder() - 1)
+    ax.patch.set_visible(False)
+    rates = np.linspace(0, 1, 101)
+    value = knapsack_value(rates, count)[:, count]
+    behind.fill_between(rates, value, color=MUTED, alpha=0.16, linewidth=0)
+    behind.set_ylim(0, 1.15 * value.max())
+    behind.set_axis_off()
+
+
+def _predictions(run: Run) -> tuple[FloatArray, FloatArray]:
+    """Predicted probability of a mixed group and the outcome (0 or 1), of every group with answers and a forecast."""
+    predicted, happened = [], []
+    for step in run.steps:
+        plan, outcomes = step.plan, step.outcomes
+        chance = mixed_probability(plan.success_rates_P, plan.pseudo_count_P, outcomes.attempts_P)
+        mixed = (outcomes.successes_P > 0) & (outcomes.successes_P < outcomes.attempts_P)
+        use = (outcomes.attempts_P > 0) & ~np.isnan(chance)
+        predicted.append(chance[use])
+        happened.append(mixed[use].astype(float))
+    return np.concatenate(predicted), np.concatenate(happened)

@@ -1,4 +1,4 @@
-"""Pages from templates: what they hold is escaped, and they are written all or nothing. Needs jinja2 alone."""
+"""Render pages from templates, with values escaped, and write them all or nothing. Needs jinja2 only."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from knapsack_rl.files import replacing
 
-SHARED = Path(__file__).parent  # base.css, the look that all pages have
+SHARED = Path(__file__).parent  # holds base.css, the style of all pages
 
 
 def fill(template: Path, **values: object) -> str:
-    """The page that a template makes of values; it may include files beside it and `base.css`."""
+    """Render a template, which may include files of its own folder and `base.css`."""
     environment = Environment(
         loader=FileSystemLoader([template.parent, SHARED]),
         autoescape=True,
@@ -24,9 +24,9 @@ def fill(template: Path, **values: object) -> str:
 
 
 def write_page(page: str, out: Path) -> Path:
-    """Write the page all or nothing: a browser never loads half of it."""
+    """Write the page all or nothing; missing folders are made."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    # A model may emit half a surrogate pair, which UTF-8 cannot hold.
+    # A completion may hold an unpaired surrogate, which UTF-8 cannot encode.
     with replacing(out) as file:
         file.write(page.encode("utf-8", errors="replace"))
     return out

@@ -1,4 +1,4 @@
-"""The page: measures, figures and tables of the runs, poured into one template."""
+"""Build the page: measures, figures and tables of the runs in one template."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeAlias
 from markupsafe import Markup
 
 from knapsack_rl.metrics import STATUSES
-from knapsack_rl.report import belief_charts, charts, svg, tables
+from knapsack_rl.report import charts, svg, tables
 from knapsack_rl.report.html import fill
 from knapsack_rl.report.runs import Run, make_runs
 from knapsack_rl.report.verdict import verdict
@@ -17,12 +17,12 @@ from knapsack_rl.trace import Trace
 
 Chart: TypeAlias = Callable[[Sequence[Run]], str]
 
-# More runs than this do not fit beside one another; figures with a panel per run take several rows.
+# Panels in a row; figures with one panel per run take several rows.
 _PANELS = 3
 
 
 def render(traces: Sequence[Trace]) -> str:
-    """The page as text. The same traces give the same text, and whatever they hold is escaped."""
+    """The page as text: deterministic, with all text from the traces escaped."""
     runs = make_runs(traces)
     with_steps = [run for run in runs if run.steps]
     differ, same = tables.settings(runs)
@@ -30,7 +30,7 @@ def render(traces: Sequence[Trace]) -> str:
         Path(__file__).with_name("page.html.j2"),
         runs=runs,
         with_steps=with_steps,
-        verdict=verdict(runs),
+        verdict=" ".join(verdict(runs)),
         notes=_notes(runs),
         headline=tables.headline(runs),
         figures=_figures(with_steps),
@@ -43,15 +43,15 @@ def render(traces: Sequence[Trace]) -> str:
 
 
 def _figures(runs: Sequence[Run]) -> dict[str, list[Markup]]:
-    """The figures by name, each as one or more rows of panels; none without a step."""
+    """The figures by name, each as one or more rows of panels; empty without a step."""
     if not runs:
         return {}
     rows = [runs[start : start + _PANELS] for start in range(0, len(runs), _PANELS)]
     together: dict[str, Chart] = {"learning": charts.learning_curves, "mixed": charts.mixed_shares}
     apart: dict[str, Chart] = {
         "counts": charts.count_maps,
-        "allocation": belief_charts.allocation_by_rate,
-        "calibration": belief_charts.calibration,
+        "allocation": charts.allocation_by_rate,
+        "calibration": charts.calibration,
     }
     with svg.style():
         figures = {name: [Markup(draw(runs))] for name, draw in together.items()}
@@ -59,7 +59,7 @@ def _figures(runs: Sequence[Run]) -> dict[str, list[Markup]]:
 
 
 def _notes(runs: Sequence[Run]) -> list[str]:
-    """What a reader must know before trusting the figures."""
+    """Limitations of the data that the page shows."""
     notes = []
     for run in runs:
         if not run.trace.run:
@@ -67,9 +67,9 @@ def _notes(runs: Sequence[Run]) -> list[str]:
         elif not run.steps:
             notes.append(f"{run.label}: no generation step has been recorded yet.")
         elif len(run.steps) == 1:
-            notes.append(f"{run.label}: a single step has been recorded, so that nothing can be said about changes.")
+            notes.append(f"{run.label}: a single step has been recorded; changes cannot be shown.")
         if run.steps and run.trace.ended is None:
-            notes.append(f"{run.label}: the record has no end: the run was killed, or is still going on.")
+            notes.append(f"{run.label}: the trace has no end record: the run was killed or is still running.")
         elif run.trace.ended not in (None, "finished"):
             notes.append(f"{run.label}: the run was {run.trace.ended} after {len(run.steps):,} generation steps.")
     spent = {run.rollouts for run in runs if run.steps}

@@ -1,4 +1,4 @@
-"""A trace as the report needs it: a name, a colour, and the numbers step by step and evaluation by evaluation."""
+"""A trace with the label and colour of its run, and its measures by step and by evaluation."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from functools import cached_property
 
 import numpy as np
 
-from knapsack_rl.metrics import step_metrics
+from knapsack_rl.metrics import mean, step_metrics
 from knapsack_rl.notation import FloatArray, IntArray
 from knapsack_rl.trace import Evaluation, Step, Trace
 
-# One colour per method, in every figure and table: legible on white and on near-black, and to the colour-blind.
-COLOURS = {"uniform": "#7c8794", "posterior": "#3a7be0", "paper": "#d9822b", "calibrated": "#1a9a84"}
+# One colour per rule in every figure and table: legible on white and on near-black, and with colour blindness.
+COLOURS = {"uniform": "#7c8794", "beta": "#3a7be0", "paper": "#d9822b", "calibrated": "#1a9a84"}
 OTHER_COLOURS = ("#a05fd1", "#c94f7c", "#8a7a2f", "#3f9fb5")
-NAMES = {"posterior": "knapsack", "calibrated": "knapsack (calibrated)", "paper": "knapsack (paper)"}
 DASHES = ("-", "--", ":", "-.")
 
 TRAIN, HELDOUT = "train/pass_rate", "heldout/pass_rate"
@@ -27,15 +26,15 @@ class Run:
     """One run.
 
     Attributes:
-        trace: its record.
-        method: how it allocated.
-        label: a short name that no other run of the page has.
-        colour: of its method.
-        dash: tells runs of one method apart.
+        trace: its records.
+        rule: name of the rule that chose the counts.
+        label: a short name, unique on the page.
+        colour: of its rule.
+        dash: line style; differs between runs of one rule.
     """
 
     trace: Trace
-    method: str
+    rule: str
     label: str
     colour: str
     dash: str
@@ -68,7 +67,7 @@ class Run:
 
     @cached_property
     def observed_S(self) -> FloatArray:
-        """Mean pass rate of each step's prompts, every prompt counted once whatever its group's size, ``[S]``."""
+        """Mean pass rate of each step's prompts, each prompt with equal weight, ``[S]``."""
         return np.array([mean(step.outcomes.pass_rates_P) for step in self.steps])
 
     def metric(self, name: str) -> float:
@@ -81,17 +80,20 @@ class Run:
         return max((int(step.plan.counts_P.max(initial=0)) for step in self.steps), default=0)
 
     @property
-    def dead(self) -> int:
+    def zero_gradient_rollouts(self) -> int:
         """Rollouts in groups without a gradient."""
-        return int(self.metrics["rollouts_dead"].sum()) if self.steps else 0
+        return int(self.metrics["zero_gradient_rollouts"].sum()) if self.steps else 0
 
     @cached_property
     def allocator_share(self) -> float:
-        """Share of the wall-clock time that went into planning; NaN where it was not measured."""
-        pairs = [(s.seconds.get("allocate", math.nan), s.seconds.get("step", math.nan)) for s in self.steps]
-        known = [(allocate, step) for allocate, step in pairs if not math.isnan(allocate + step)]
+        """Share of the wall-clock time spent on planning, learning from outcomes and the trace; NaN if not measured."""
+        pairs = [
+            (s.seconds.get("overhead", s.seconds.get("allocate", math.nan)), s.seconds.get("step", math.nan))
+            for s in self.steps
+        ]
+        known = [(own, step) for own, step in pairs if not math.isnan(own + step)]
         total = sum(step for _, step in known)
-        return sum(allocate for allocate, _ in known) / total if total else math.nan
+        return sum(own for own, _ in known) / total if total else math.nan
 
     def curve(self, metric: str) -> tuple[FloatArray, FloatArray]:
         """Rollouts spent and value of each evaluation that has the metric."""
@@ -103,12 +105,12 @@ class Run:
 
     @cached_property
     def exact(self) -> list[Evaluation]:
-        """Evaluations that know the exact success rate of prompts."""
+        """Evaluations with exact success rates by prompt."""
         return [evaluation for evaluation in self.trace.evals if evaluation.rates]
 
     @property
     def state(self) -> str:
-        """How the run stands, in words."""
+        """The state of the run, in words."""
         if not self.trace.run:
             return "empty trace"
         if self.trace.ended is not None:
@@ -117,26 +119,20 @@ class Run:
 
 
 def make_runs(traces: Sequence[Trace]) -> list[Run]:
-    """Name and colour the runs; runs of one method are told apart by seed, else by folder."""
-    methods = [str(trace.run.get("method") or "unknown") for trace in traces]
-    others = [method for method in dict.fromkeys(methods) if method not in COLOURS]
-    colours = {**COLOURS, **{method: OTHER_COLOURS[i % len(OTHER_COLOURS)] for i, method in enumerate(others)}}
-    labels = _labels(traces, methods)
+    """Label and colour the runs; labels of runs of one rule add the seed, or the folder if seeds are equal."""
+    rules = [str(trace.run.get("rule") or "unknown") for trace in traces]
+    others = [rule for rule in dict.fromkeys(rules) if rule not in COLOURS]
+    colours = {**COLOURS, **{rule: OTHER_COLOURS[i % len(OTHER_COLOURS)] for i, rule in enumerate(others)}}
+    labels = _labels(traces, rules)
     runs = []
-    for i, (trace, method) in enumerate(zip(traces, methods, strict=True)):
-        dash = DASHES[methods[:i].count(method) % len(DASHES)]
-        runs.append(Run(trace, method, labels[i], colours[method], dash))
+    for i, (trace, rule) in enumerate(zip(traces, rules, strict=True)):
+        dash = DASHES[rules[:i].count(rule) % len(DASHES)]
+        runs.append(Run(trace, rule, labels[i], colours[rule], dash))
     return runs
 
 
-def mean(values: FloatArray) -> float:
-    """The mean of what is known; NaN of nothing."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else math.nan
-
-
 def start_and_end(run: Run, metric: str) -> tuple[float, float]:
-    """First and last value of an evaluated metric; NaN where there is none."""
+    """First and last value of an evaluated metric; NaN if it was not evaluated."""
     _, values = run.curve(metric)
     return (float(values[0]), float(values[-1])) if values.size else (math.nan, math.nan)
 
@@ -159,13 +155,13 @@ def flat_settings(settings: Mapping[str, object], prefix: str = "") -> dict[str,
 
 
 def drawable(text: str) -> str:
-    """At most 40 characters that a font can draw: names come from a file, and a file may hold anything."""
+    """The text cut to 40 characters, with unprintable ones replaced, so that any text of a file can be drawn."""
     printable = "".join(letter if letter.isprintable() else "?" for letter in text)
     return printable if len(printable) <= 40 else printable[:37] + "..."
 
 
-def _labels(traces: Sequence[Trace], methods: Sequence[str]) -> list[str]:
-    plain = [NAMES.get(method, drawable(method)) for method in methods]
+def _labels(traces: Sequence[Trace], rules: Sequence[str]) -> list[str]:
+    plain = [drawable(rule) for rule in rules]
     seeds = [drawable(f"seed {trace.run.get('seed')}") for trace in traces]
     folders = [drawable(trace.path.parent.name or trace.path.name) for trace in traces]
     seeded, placed = ([f"{a}, {b}" for a, b in zip(plain, more, strict=True)] for more in (seeds, folders))

@@ -1,4 +1,4 @@
-"""Figures as SVG text for inlining: deterministic, without a background, in the colours of the page around them."""
+"""Figures as deterministic SVG text for inlining, without a background and in the colours of the page."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Stand-ins that become the page's own colours, so that figures follow its light and dark mode.
+# Placeholders, replaced by the page's colours so that figures follow its light and dark mode.
 INK, MUTED, RULE = "#010203", "#020304", "#030405"
 _PAGE_COLOURS = {INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)"}
 
 _STYLE: Any = {
-    "svg.hashsalt": "knapsack-rl",  # ids by content, the same in every run
-    "svg.fonttype": "none",  # text stays text: it can be searched, and takes the page's font
-    "text.parse_math": False,  # a dollar in a name is a dollar
+    "svg.hashsalt": "knapsack-rl",  # makes ids depend on the content only
+    "svg.fonttype": "none",  # text stays searchable and takes the page's font
+    "text.parse_math": False,  # names may contain dollar signs
     "font.family": "sans-serif",
     "font.size": 9.5,
     "text.color": INK,
@@ -48,13 +48,13 @@ _STYLE: Any = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The house style, for the figures made inside."""
+    """Apply the style of the report to figures made inside."""
     with mpl.rc_context(_STYLE):
         yield
 
 
 def panels(count: int, height: float = 3.1, width: float = 10.0, **options: Any) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side; one alone does not stretch over the whole width."""
+    """Make a figure with panels side by side; a single panel is narrower."""
     width = width if count > 1 else width * 0.62
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(1, count, squeeze=False, **options)
@@ -62,10 +62,7 @@ def panels(count: int, height: float = 3.1, width: float = 10.0, **options: Any)
 
 
 def to_svg(figure: Figure) -> str:
-    """The figure as an `<svg>` element that scales with the page.
-
-    Call it inside `style`: some settings only matter when drawing.
-    """
+    """The figure as an `<svg>` element that scales with the page; call it inside `style`."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
@@ -83,7 +80,7 @@ def to_svg(figure: Figure) -> str:
 
 
 def label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
-    """Name lines at their right ends, ``(x, y, label, colour)``; labels that would overlap are moved apart."""
+    """Label lines at their right ends, ``(x, y, label, colour)``; overlapping labels are moved apart."""
     if not ends:
         return
     low, high = axes.get_ylim()
@@ -92,7 +89,7 @@ def label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     places = [ends[0][1]]
     for _, y, _, _ in ends[1:]:
         places.append(max(y, places[-1] + gap))
-    # Those pushed upwards come down again by the mean push, so that no label strays far from its line.
+    # Shift all labels down by the mean displacement, so that each stays near its line.
     push = sum(places) / len(places) - sum(y for _, y, _, _ in ends) / len(ends)
     for (x, _, label, colour), place in zip(ends, places, strict=True):
         text = axes.annotate(label, (x, place - push), xytext=(6, 0), textcoords="offset points", annotation_clip=False)

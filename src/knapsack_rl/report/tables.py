@@ -1,4 +1,4 @@
-"""What the page shows as tables: figures of each run, changes of status, sample completions, settings."""
+"""The tables of the report: measures of each run, changes of status, sample completions, settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LONGEST = 600
 
 @dataclass(frozen=True)
 class Transitions:
-    """Prompts by status before (rows) and after (columns); ``source`` says what was compared."""
+    """Numbers of prompts by status before (rows) and after (columns); ``source`` describes the two rates compared."""
 
     run: Run
     source: str
@@ -30,7 +30,7 @@ class Transitions:
 
 @dataclass(frozen=True)
 class Sample:
-    """One completion, with its group."""
+    """One completion, with the result of its group."""
 
     run: Run
     step: int
@@ -42,18 +42,19 @@ class Sample:
 
 
 def headline(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """The figures of each run, as text by column name."""
+    """The main measures of each run, as text by name."""
     return [
         {
+            "pass rate on training prompts": _train(run),
+            "pass rate on held-out prompts": _change(start_and_end(run, HELDOUT)),
             "generation steps": f"{len(run.steps):,}",
             "rollouts spent": f"{run.rollouts:,}",
-            "held-out pass rate": _change(start_and_end(run, HELDOUT)),
-            "train pass rate": _train(run),
-            "prompts mixed": _percent(run.metric("frac_prompts_mixed")),
-            "rollouts mixed": _percent(run.metric("frac_rollouts_mixed")),
-            "rollouts on dead groups": f"{run.dead:,}" if run.steps else NONE,
+            "prompts with a mixed group": percent(run.metric("frac_prompts_mixed")),
+            "rollouts in mixed groups": percent(run.metric("frac_rollouts_mixed")),
+            "zero-gradient rollouts": f"{run.zero_gradient_rollouts:,}" if run.steps else NONE,
             "largest group": str(run.largest) if run.steps else NONE,
-            "allocator's share of time": _percent(run.allocator_share, digits=2),
+            "allocator's share of the time": percent(run.allocator_share, digits=1),
+            "time": duration(math.nan if run.trace.seconds is None else run.trace.seconds),
             "state": run.state,
         }
         for run in runs
@@ -61,7 +62,7 @@ def headline(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 
 def transitions(runs: Sequence[Run]) -> list[Transitions]:
-    """How prompts moved between statuses, from exact rates where two evaluations know them, else from visits."""
+    """Count changes of status: by exact rates where two evaluations have them, else by observed pass rates."""
     found = []
     for run in runs:
         before, after, source = _before_and_after(run)
@@ -75,12 +76,12 @@ def transitions(runs: Sequence[Run]) -> list[Transitions]:
 
 
 def samples(runs: Sequence[Run]) -> list[Sample]:
-    """A few of each run's latest completions, different prompts, those that failed and those that did not."""
+    """A few of each run's latest completions, of different prompts, successes and failures."""
     return [sample for run in runs for sample in _samples(run)]
 
 
 def settings(runs: Sequence[Run]) -> tuple[list[tuple[str, list[str]]], list[tuple[str, list[str]]]]:
-    """Rows ``(name, one value per run)``: those that differ between the runs, and those that do not."""
+    """Rows ``(name, one value per run)``: those that differ between the runs, and those that are equal."""
     columns = []
     for run in runs:
         fields = {name: value for name, value in run.trace.run.items() if name not in ("kind", "settings")}
@@ -92,6 +93,23 @@ def settings(runs: Sequence[Run]) -> tuple[list[tuple[str, list[str]]], list[tup
         values = [_shown(column[name]) if name in column else NONE for column in columns]
         (differ if len(set(values)) > 1 else same).append((name, values))
     return differ, same
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """A share in per cent; ``-`` for NaN."""
+    return NONE if math.isnan(share) else f"{100 * share:.{digits}f} %"
+
+
+def duration(seconds: float) -> str:
+    """A time span as text: ``45 s``, ``3 min 05 s``, ``2 h 10 min``; ``-`` for NaN."""
+    if math.isnan(seconds):
+        return NONE
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _before_and_after(run: Run) -> tuple[list[float], list[float], str]:
@@ -108,17 +126,17 @@ def _before_and_after(run: Run) -> tuple[list[float], list[float], str]:
             if not math.isnan(rate):
                 visits.setdefault(prompt_id, []).append(float(rate))
     again = [rates for rates in visits.values() if len(rates) > 1]
-    source = f"pass rates observed at the first and the last visit of {len(again):,} prompts: small groups look extreme"
+    source = f"pass rates of the first and the last group of {len(again):,} prompts (small groups: often 0 or 1)"
     return [rates[0] for rates in again], [rates[-1] for rates in again], source
 
 
 def _to_extremes(rate: float) -> float:
-    """Exact rates are never quite 0 or 1; one in a hundred is what observed pass rates could not tell from them."""
+    """Round a rate within 0.01 of 0 or 1 to it: an exact rate never reaches them, an observed one does."""
     return 0.0 if rate < _EXTREME else 1.0 if rate > 1 - _EXTREME else rate
 
 
 def _samples(run: Run) -> Iterable[Sample]:
-    """The latest sample of each prompt, first those that succeeded, then those that failed, alternating."""
+    """The latest samples of different prompts: successes first, then failures."""
     by_prompt: dict[str, tuple[int, dict[str, object]]] = {}
     for index in range(len(run.steps) - 1, -1, -1):
         for sample in run.steps[index].samples:
@@ -148,7 +166,7 @@ def _succeeded(run: Run, index: int, sample: dict[str, object]) -> bool:
 
 
 def _group(run: Run, index: int, prompt_id: str) -> str:
-    """Successes of the answers in the sample's group."""
+    """Successes and answers of the sample's group, as text."""
     outcomes = run.steps[index].outcomes
     if prompt_id not in outcomes.prompt_ids:
         return NONE
@@ -157,7 +175,7 @@ def _group(run: Run, index: int, prompt_id: str) -> str:
 
 
 def _train(run: Run) -> str:
-    """Evaluated where possible, else what the steps showed, and then it says so."""
+    """The evaluated pass rate on training prompts; else the observed one, marked as such."""
     evaluated = start_and_end(run, TRAIN)
     if not math.isnan(evaluated[1]) or not run.steps:
         return _change(evaluated)
@@ -166,10 +184,6 @@ def _train(run: Run) -> str:
 
 def _change(values: tuple[float, float]) -> str:
     return NONE if math.isnan(values[1]) else f"{values[0]:.3f} → {values[1]:.3f}"
-
-
-def _percent(share: float, digits: int = 0) -> str:
-    return NONE if math.isnan(share) else f"{100 * share:.{digits}f} %"
 
 
 def _number(value: object) -> str:

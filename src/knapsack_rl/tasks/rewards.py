@@ -1,7 +1,7 @@
-"""Scorers, as TRL calls them: ``reward(prompts=..., completions=..., **columns) -> list[float | None]``.
+"""Reward functions with TRL's signature: ``reward(prompts=..., completions=..., **columns) -> list[float | None]``.
 
-A reward of 1.0 is a success. None means "cannot be judged" (the row's own answer is unreadable): not a failure.
-Completions are texts, or message lists when the data set is conversational.
+A reward of 1.0 is a success. None is no reward: the answer in the data set cannot be parsed. Completions are texts, or
+lists of messages if the data set is conversational.
 """
 
 from __future__ import annotations
@@ -10,29 +10,28 @@ import importlib
 import importlib.util
 import logging
 import re
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, TypeAlias
 
-from knapsack_rl.tasks.errors import TaskError
+from knapsack_rl.files import run_file
+from knapsack_rl.tasks import TaskError
 
 Reward: TypeAlias = Callable[..., list[float | None]]
 Completion: TypeAlias = str | Sequence[dict[str, Any]]
 
-# Generous: sympy may take seconds for one unlucky expression, and a step must not hang on it.
+# Limits the time that sympy may spend on one expression.
 MATH_TIMEOUT_SECONDS = 5
 _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def text_of(completion: Completion) -> str:
-    """What the model said: the text, or the content of the last message of a conversation."""
+    """The text of a completion: itself, or the content of the last message of a conversation."""
     if isinstance(completion, str):
         return completion
     content = completion[-1].get("content") if completion else ""
-    if isinstance(content, list):  # content in parts, as multimodal templates have it
+    if isinstance(content, list):  # content in parts, as in multimodal templates
         return "".join(str(part.get("text", "")) for part in content)
     return str(content or "")
 
@@ -43,9 +42,9 @@ def exact_match(
     answer: Sequence[object] | None = None,
     **_columns: object,
 ) -> list[float | None]:
-    """1.0 where the completion is the answer, character by character, white space around it apart; else 0.0."""
-    expected = _answers(answer, len(completions), "exact")
-    return [float(text_of(said).strip() == right.strip()) for said, right in zip(completions, expected, strict=True)]
+    """1.0 where the completion equals the answer, apart from white space around it; else 0.0."""
+    pairs = _pairs(completions, answer, "exact")
+    return [float(text_of(completion).strip() == right.strip()) for completion, right in pairs]
 
 
 def math_equal(
@@ -54,20 +53,20 @@ def math_equal(
     answer: Sequence[object] | None = None,
     **_columns: object,
 ) -> list[float | None]:
-    """1.0 where math-verify finds the completion equal to the answer; None where the answer is unreadable."""
-    expected = _answers(answer, len(completions), "math")
-    return [_math_score(text_of(said), right) for said, right in zip(completions, expected, strict=True)]
+    """1.0 where math-verify finds the completion equal to the answer; None where the answer cannot be parsed."""
+    pairs = _pairs(completions, answer, "math")
+    return [_math_score(text_of(completion), right) for completion, right in pairs]
 
 
 def reasoning_gym_reward(
     score_answer: Callable[..., float], entries: Sequence[dict[str, Any]], ids: Sequence[str]
 ) -> Reward:
-    """The scorer that a reasoning-gym task brings along.
+    """Make a reward function of a reasoning-gym task.
 
     Args:
-        score_answer: the task's own method; 1.0 is right, less is partial credit.
+        score_answer: the task's method; 1.0 is right, less is partial credit.
         entries: the task's items.
-        ids: the ``prompt_id`` of each item, by which rows find their item again.
+        ids: the ``prompt_id`` of each item.
     """
     by_id = dict(zip(ids, entries, strict=True))
 
@@ -80,8 +79,8 @@ def reasoning_gym_reward(
         if prompt_id is None:
             raise TaskError("the reasoning-gym reward finds its items by the column 'prompt_id', which is missing")
         scores: list[float | None] = []
-        for said, row in zip(completions, prompt_id, strict=True):
-            text = text_of(said)
+        for completion, row in zip(completions, prompt_id, strict=True):
+            text = text_of(completion)
             tagged = _ANSWER_TAG.findall(text)
             scores.append(float(score_answer(answer=(tagged[-1] if tagged else text).strip(), entry=by_id[row])))
         return scores
@@ -90,10 +89,10 @@ def reasoning_gym_reward(
 
 
 def named_reward(name: str) -> Reward:
-    """The reward that ``--reward`` names: ``exact``, ``math``, or ``FILE.py:FUNCTION`` / ``package.module:FUNCTION``.
+    """Find a reward function: ``exact``, ``math``, or ``FILE.py:FUNCTION`` / ``package.module:FUNCTION``.
 
     Raises:
-        TaskError: an unknown name, a module or function that is not there, or a missing package.
+        TaskError: an unknown name, a missing module, function or package, or a file that fails.
     """
     if name == "exact":
         return exact_match
@@ -111,56 +110,51 @@ def named_reward(name: str) -> Reward:
 
 
 def _module(name: str) -> object:
-    """Import a module by its dotted name, or a file by its path."""
-    if not name.endswith(".py"):
-        try:
-            return importlib.import_module(name)
-        except ImportError as error:
-            raise TaskError(f"cannot import the reward's module {name!r}: {error}") from error
-    path = Path(name)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise TaskError(f"there is no file {name} to take the reward from")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
+    """Import a module by its dotted name, or run a file by its path."""
+    try:
+        return run_file(name) if name.endswith(".py") else importlib.import_module(name)
+    except ImportError as error:
+        raise TaskError(f"cannot import the reward's module {name!r}: {error}") from error
+    except ValueError as error:
+        raise TaskError(f"cannot load the reward: {error}") from error
 
 
-def _answers(answer: Sequence[object] | None, rows: int, reward: str) -> list[str]:
+def _pairs(
+    completions: Sequence[Completion], answer: Sequence[object] | None, reward: str
+) -> list[tuple[Completion, str]]:
     if answer is None:
-        raise TaskError(f"the reward {reward!r} compares with the column 'answer', which the data set does not have")
-    if len(answer) != rows:
-        raise TaskError(f"{rows} completions came with {len(answer)} answers")
-    return [str(right) for right in answer]
+        raise TaskError(f"the reward {reward!r} needs the column 'answer', which the data set does not have")
+    if len(answer) != len(completions):
+        raise TaskError(f"the reward {reward!r} was given {len(completions)} completions and {len(answer)} answers")
+    return [(completion, str(right)) for completion, right in zip(completions, answer, strict=True)]
 
 
-def _math_score(said: str, right: str) -> float | None:
-    # What is literally the answer is right, even where math-verify reads neither (a bare "(1,2)").
-    if said.strip() == right.strip():
+def _math_score(completion: str, right: str) -> float | None:
+    # math-verify cannot parse every answer (a bare "(1,2)"); equal texts are equal all the same.
+    if completion.strip() == right.strip():
         return 1.0
     gold = _parsed_answer(right)
     if not gold:
         return None
     from math_verify import parse, verify
 
-    found = parse(said, parsing_timeout=_math_timeout())
+    found = parse(completion, parsing_timeout=_math_timeout())
     return float(bool(found) and verify(gold, found, timeout_seconds=_math_timeout()))
 
 
-@lru_cache(maxsize=4096)  # all rollouts of a group share one answer
+@lru_cache(maxsize=4096)  # the rollouts of a group have one answer
 def _parsed_answer(right: str) -> Any:
     from math_verify import parse
 
-    # An answer column often holds bare LaTeX, which is only read between dollar signs.
+    # LaTeX is parsed between dollar signs only, which answer columns often lack.
     timeout = _math_timeout()
     return parse(right, parsing_timeout=timeout) or parse(f"${right}$", parsing_timeout=timeout)
 
 
 def _math_timeout() -> int | None:
-    """math-verify's timeouts are alarm signals, which exist in the main thread only; elsewhere it must go without."""
+    """The timeout for math-verify: None outside the main thread, because it is implemented by an alarm signal."""
     if threading.current_thread() is threading.main_thread():
         return MATH_TIMEOUT_SECONDS
-    for module in ("parser", "grader"):  # each warns about the missing timeout, once
+    for module in ("parser", "grader"):  # each logs a warning about the missing timeout
         logging.getLogger(f"math_verify.{module}").setLevel(logging.ERROR)
     return None

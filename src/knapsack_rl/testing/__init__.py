@@ -1,4 +1,4 @@
-"""What any rule, allocator or strategy must pass before it is let near a run.
+"""What a rule or an allocator must pass before it is used in a run; strategies have `knapsack_arena.testing`.
 
 Three lines of a test file:
 
@@ -6,12 +6,10 @@ Three lines of a test file:
     from my_rule import my_rule
     def test_my_rule(): check_rule(my_rule)
 
-Every check says in its `AssertionError` what was expected, what came, and of which call. Nothing here needs pytest.
+An `AssertionError` says which call failed, the value expected and the value found. pytest is not needed.
 """
 
 from knapsack_rl.testing.allocators import check_allocator
 from knapsack_rl.testing.rules import check_rule
-from knapsack_rl.testing.strategies import check_strategy
-from knapsack_rl.testing.world import World
 
-__all__ = ["World", "check_allocator", "check_rule", "check_strategy"]
+__all__ = ["check_allocator", "check_rule"]

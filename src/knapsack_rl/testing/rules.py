@@ -1,4 +1,4 @@
-"""The conformance suite of rules: what the knapsack is offered, given what is believed."""
+"""The conformance suite of rules: allocation problems made from forecasts."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ from dataclasses import fields
 
 import numpy as np
 
-from knapsack_rl.allocator import Allocator, KnapsackAllocator, Rule
-from knapsack_rl.beliefs import PosteriorBeliefs
-from knapsack_rl.testing.allocators import MEAN, check_allocator
-from knapsack_rl.testing.records import history, known
-from knapsack_rl.testing.world import demand
+from knapsack_rl.allocator import Allocator, KnapsackAllocator
+from knapsack_rl.beliefs.beta import BetaBeliefs
+from knapsack_rl.rules import AllocationRule
+from knapsack_rl.testing.allocators import MEAN, check_allocator, demand, history, known
 
 
-def check_rule(rule: Rule, low: int = 2, high: int = 128) -> None:
-    """Check a rule as our beliefs would use it, with these limits on a prompt's count.
+def check_rule(rule: AllocationRule, low: int = 2, high: int = 128) -> None:
+    """Check a rule over our Beta beliefs, with these limits on a prompt's count.
 
     Raises:
-        AssertionError: what was expected, and what came.
+        AssertionError: a check that fails, with the value expected and the value found.
     """
 
     def make() -> Allocator:
-        return KnapsackAllocator(PosteriorBeliefs(), rule, low, high)
+        return KnapsackAllocator(BetaBeliefs(), rule, low, high)
 
-    beliefs = PosteriorBeliefs()
+    beliefs = BetaBeliefs()
     beliefs.observe(history())
     ids = known()
     forecast, untouched = beliefs.forecast(ids, 1), beliefs.forecast(ids, 1)
@@ -31,5 +30,5 @@ def check_rule(rule: Rule, low: int = 2, high: int = 128) -> None:
     for field in fields(forecast):
         now, before = getattr(forecast, field.name), getattr(untouched, field.name)
         same = np.array_equal(now, before, equal_nan=True)
-        demand(same, f"the rule wrote into the forecast's {field.name}, which others read: make a copy")
+        demand(same, f"the rule wrote into the forecast's {field.name}, which has other readers: make a copy")
     check_allocator(make, low, high)

@@ -1,6 +1,5 @@
-"""GRPO with knapsack-allocated groups on any Tinker-compatible server: ``train.main(allocated(config))``."""
+"""GRPO with groups sized by the knapsack on any Tinker-compatible server: ``train.main(allocated(config))``."""
 
-from knapsack_rl.tinker.config import AllocatedDatasetBuilder, allocated
-from knapsack_rl.tinker.dataset import AllocatedDataset
+from knapsack_rl.tinker.dataset import ALIASES, AllocatedDataset, AllocatedDatasetBuilder, allocated
 
-__all__ = ["AllocatedDataset", "AllocatedDatasetBuilder", "allocated"]
+__all__ = ["ALIASES", "AllocatedDataset", "AllocatedDatasetBuilder", "allocated"]

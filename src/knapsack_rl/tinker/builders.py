@@ -1,16 +1,21 @@
-"""What has to be known of a group builder: how many environments it makes, how to change that, and whose they are."""
+"""Group builders: how many environments one makes, how to change that, which prompt it is for, and its observation."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import chz
 from tinker_cookbook.rl.problem_env import ProblemGroupBuilder
-from tinker_cookbook.rl.types import EnvGroupBuilder
+from tinker_cookbook.rl.rollout_limits import TerminationRewardPolicy
+from tinker_cookbook.rl.types import Env, EnvGroupBuilder, Trajectory
 
-from knapsack_rl.ids import content_id
+from knapsack_rl.beliefs.ids import content_id
+from knapsack_rl.tinker.outcome_log import Group, OutcomeLog, OutcomeTracker
 
 # Every single-agent builder of the cookbook has one of these fields, and its make_envs obeys it.
 SIZE_FIELDS = ("num_envs", "group_size")
@@ -20,10 +25,10 @@ PromptText = Callable[[EnvGroupBuilder], str]
 
 
 def group_size(builder: EnvGroupBuilder) -> int:
-    """How many environments the builder makes.
+    """The number of environments that the builder makes.
 
     Raises:
-        ValueError: a builder without a field that says so.
+        ValueError: a builder without a field for it.
     """
     return int(getattr(builder, _size_field(builder)))
 
@@ -31,19 +36,20 @@ def group_size(builder: EnvGroupBuilder) -> int:
 def resized(builder: EnvGroupBuilder, count: int) -> EnvGroupBuilder:
     """A copy of the builder that makes ``count`` environments.
 
-    The field is changed, and not make_envs called again and again: a builder may hold what its latest call made (the
-    cookbook's sandboxes: a second call would leave the first one's running), and environments may know one another.
+    The field is changed; make_envs is not called several times: a builder may hold what its latest call made (with the
+    cookbook's sandboxes, a second call would leave those of the first running), and environments of one call may share
+    state.
 
     Raises:
         ValueError: a builder without a field for its size.
     """
-    field = _size_field(builder)
+    name = _size_field(builder)
     if chz.is_chz(builder):
-        return chz.replace(builder, **{field: count})
+        return chz.replace(builder, **{name: count})
     if dataclasses.is_dataclass(builder) and not isinstance(builder, type):
-        return dataclasses.replace(builder, **{field: count})
+        return dataclasses.replace(builder, **{name: count})
     other = copy.copy(builder)
-    setattr(other, field, count)
+    setattr(other, name, count)
     return other
 
 
@@ -52,11 +58,11 @@ def prompt_of(
 ) -> tuple[str, str | None]:
     """The stable id of the builder's prompt, and its text where there is one.
 
-    The id is what ``prompt_id`` says, else the builder's own ``prompt_id``, else a hash of the question of a
-    `ProblemEnv`. The text is what ``prompt_text`` says, else that question.
+    The id is what ``prompt_id`` returns, else the builder's own ``prompt_id``, else a hash of the question of a
+    `ProblemEnv`. The text is what ``prompt_text`` returns, else that question.
 
     Raises:
-        ValueError: a builder whose prompt cannot be told from others.
+        ValueError: a builder whose prompt has no id.
     """
     question = builder.env_thunk().get_question() if isinstance(builder, ProblemGroupBuilder) else None
     text = question if prompt_text is None else str(prompt_text(builder))
@@ -73,10 +79,96 @@ def prompt_of(
 
 
 def _size_field(builder: EnvGroupBuilder) -> str:
-    for field in SIZE_FIELDS:
-        if isinstance(getattr(builder, field, None), int):
-            return field
+    for name in SIZE_FIELDS:
+        if isinstance(getattr(builder, name, None), int):
+            return name
     raise ValueError(
         f"{type(builder).__name__} makes a fixed number of environments: give it a field num_envs or group_size that "
         "its make_envs obeys"
     )
+
+
+@dataclass(eq=False)
+class AllocatedGroupBuilder(EnvGroupBuilder):  # type: ignore[misc]  # Any to the checker, in an environment without Tinker
+    """A builder whose group is logged when its rewards are computed.
+
+    Attributes:
+        inner: makes the environments, ``count`` of them.
+        group: which group it is, without rewards.
+        count: planned rollouts.
+        termination: how the cookbook changes rewards after they are computed.
+        log: where the group is logged.
+        tracker: learns what is logged. None in another process, whose groups are learned later.
+    """
+
+    inner: EnvGroupBuilder
+    group: Group
+    count: int
+    termination: TerminationRewardPolicy | None
+    log: OutcomeLog
+    tracker: OutcomeTracker | None
+    _logged: bool = field(default=False, init=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the tracker."""
+        return self.__dict__ | {"tracker": None}
+
+    async def make_envs(self) -> Sequence[Env]:
+        """As many environments as planned.
+
+        Raises:
+            ValueError: the wrapped builder made another number.
+        """
+        self._logged = False  # a group that was too stale to train on is run again
+        envs = await self.inner.make_envs()
+        if len(envs) != self.count:
+            raise ValueError(
+                f"{type(self.inner).__name__} made {len(envs)} environments where {self.count} were planned: its "
+                "make_envs must obey its num_envs or group_size"
+            )
+        return envs
+
+    async def compute_group_rewards(
+        self, trajectory_group: list[Trajectory], env_group: Sequence[Env]
+    ) -> list[tuple[float, dict[str, float | int]]]:
+        """The wrapped builder's rewards, logged; the group that completes a batch carries the batch's metrics.
+
+        Raises:
+            ValueError: a reward that is infinite.
+        """
+        answers = list(await self.inner.compute_group_rewards(trajectory_group, env_group))
+        rewards = [self._total(one, answer[0]) for one, answer in zip(trajectory_group, answers, strict=True)]
+        if any(map(math.isinf, rewards)):
+            raise ValueError(f"prompt {self.group.prompt_id!r} got the rewards {rewards}: they must be finite")
+        tokens = [sum(len(step.ac.tokens) for step in one.transitions) for one in trajectory_group]
+        metrics = self._write(self.group._replace(rewards=rewards, tokens=tokens))
+        if answers:
+            answers[0] = (answers[0][0], answers[0][1] | metrics)
+        return answers
+
+    async def cleanup(self) -> None:
+        """Clean up the wrapped builder; log a group that failed as one without rollouts."""
+        try:
+            await self.inner.cleanup()
+        finally:
+            if not self._logged:
+                self._write(self.group)
+
+    def logging_tags(self) -> list[str]:
+        """The wrapped builder's."""
+        return list(self.inner.logging_tags())
+
+    def _write(self, group: Group) -> dict[str, float]:
+        self._logged = True
+        self.log.write(group)
+        metrics = self.tracker.collect() if self.tracker is not None else {}
+        return {f"knapsack/{name}": value for name, value in metrics.items() if not math.isnan(value)}
+
+    def _total(self, trajectory: Trajectory, final_reward: float) -> float:
+        """The reward that the cookbook will train on: it lowers some after they are computed."""
+        total = sum(step.reward for step in trajectory.transitions) + final_reward
+        policy = self.termination
+        limited = (
+            policy is not None and policy.zero_reward_on_limit and trajectory.stop_reason in policy.limit_stop_reasons
+        )
+        return min(total, 0.0) if limited else total

@@ -1,1 +1,1 @@
-"""The main job: train a language model by GRPO with knapsack-allocated groups. Import its modules by path."""
+"""`knapsack-rl train`: train a language model by GRPO with different rules and compare the runs."""

@@ -1,4 +1,4 @@
-"""The parent of a job: prepares the base model, starts each arm in a process of its own, shows and stops them."""
+"""The parent process of a job: makes the base model, starts each run in a process of its own, shows and stops them."""
 
 from __future__ import annotations
 
@@ -11,48 +11,47 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from rich.console import Console
 
 from knapsack_rl.tasks.models import model_path
-from knapsack_rl.train.display import Display, say
 from knapsack_rl.train.job import FINISHED, INTERRUPTED, Job
-from knapsack_rl.train.progress import follow_arms
+from knapsack_rl.train.progress import ProgressDisplay, follow_runs, say
 
 POLL_SECONDS: Final = 0.25
 LOG: Final = "log.txt"
 
 
 @dataclass
-class ArmProcess:
-    """One arm's process.
+class RunProcess:
+    """The process of one run.
 
     Attributes:
-        name: the arm.
-        process: the running Python; its standard input stays open as long as the parent lives.
-        log: where its output goes.
+        rule: the rule of the run.
+        process: the process; its standard input stays open until the parent ends.
+        log: file of its output.
     """
 
-    name: str
+    rule: str
     process: subprocess.Popen[bytes]
     log: Path
 
-    def last_words(self) -> str:
-        """The last line of its log that says anything."""
+    def last_line(self) -> str:
+        """The last line of its log that is not empty."""
         lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1].removeprefix("error: ") if lines else "it said nothing"
+        return lines[-1].removeprefix("error: ") if lines else "its log is empty"
 
 
 class StopSignal:
-    """Counts SIGINT and SIGTERM: one asks the arms to stop, a second one makes them."""
+    """Counts SIGINT and SIGTERM: the first lets the runs stop after their step, the second kills them."""
 
     def __init__(self) -> None:
         self.count = 0
 
     @contextmanager
     def listening(self) -> Iterator[StopSignal]:
-        """Take the signals while the context lasts."""
+        """Handle the signals inside the context."""
         before = {number: signal.signal(number, self._take) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield self
@@ -65,87 +64,95 @@ class StopSignal:
 
 
 def prepare_model(job: Job, console: Console) -> None:
-    """Make the base model now if it has to be made, so that the arms find the same one and do not both make it."""
+    """Make the base model now if the cache has none, so that the runs do not each make it."""
     with console.status("") as status:
         last_tenth = -1
 
         def progress(done: int, total: int) -> None:
             nonlocal last_tenth
-            status.update(f"warm-starting the base model (once; it is kept): {done}/{total} steps")
+            status.update(f"warm-starting the base model (once; it is cached): {done}/{total} steps")
             if not console.is_terminal and 5 * done // total > last_tenth:
                 last_tenth = 5 * done // total
-                say(console, f"warm-starting the base model (once; it is kept): {done}/{total} steps")
+                say(console, f"warm-starting the base model (once; it is cached): {done}/{total} steps")
 
         model_path(job.model, progress)
 
 
-def run_arms(job: Job, output: Path, arms: Sequence[str], resume: bool, console: Console) -> dict[str, int]:
-    """Run arms to their end, or to the end that a signal asks for.
+def run_rules(job: Job, output: Path, rules: Sequence[str], resume: bool, console: Console) -> dict[str, int]:
+    """Train with each rule until the runs end or a signal stops them.
 
     Args:
         job: the recorded job.
         output: its folder.
-        arms: which arms to run.
-        resume: go on from their last checkpoints.
-        console: where progress is shown.
+        rules: the rules to train with.
+        resume: continue from the last checkpoints.
+        console: shows the progress.
 
     Returns:
-        Exit status of each arm that was started.
+        Exit status of each run that was started, by rule.
     """
-    waiting, running, ended = list(arms), list[ArmProcess](), dict[str, int]()
-    together = len(arms) if job.tiny and _cores() >= 2 else 1
-    progress = follow_arms(output, arms)
-    with StopSignal().listening() as stop, Display(console, progress) as display:
-        asked = 0
+    waiting, running, ended = list(rules), list[RunProcess](), dict[str, int]()
+    together = min(len(rules), _cores()) if job.tiny else 1
+    progress = follow_runs(output, rules)
+    with StopSignal().listening() as stop, ProgressDisplay(console, progress) as display:
+        signalled = 0
         while running or (waiting and not stop.count):
             while waiting and len(running) < together and not stop.count:
                 running.append(_start(job, output, waiting.pop(0), resume))
-            if stop.count > asked:
-                asked = stop.count
-                _ask(running, signal.SIGTERM if asked == 1 else signal.SIGKILL)
-                display.say("stopping after this step, with a checkpoint; Ctrl-C again gives up at once")
+            if stop.count > signalled:
+                signalled = stop.count
+                _send(running, signal.SIGTERM if signalled == 1 else signal.SIGKILL)
+                display.say("stopping after this step, with a checkpoint; Ctrl-C again kills the runs")
             time.sleep(POLL_SECONDS)
             display.update()
-            for arm in [arm for arm in running if arm.process.poll() is not None]:
-                running.remove(arm)
-                status = arm.process.returncode
-                # However an arm ends after a stop was asked for, and be it by force: it can be gone on with.
-                ended[arm.name] = INTERRUPTED if stop.count and status != FINISHED else status
-                if ended[arm.name] not in (FINISHED, INTERRUPTED):
-                    say(console, f"{arm.name} failed: {arm.last_words()} (log: {arm.log})")
+            for run in [run for run in running if run.process.poll() is not None]:
+                running.remove(run)
+                status = run.process.returncode
+                # A run that ends after a stop was requested, by force included, can be resumed.
+                ended[run.rule] = INTERRUPTED if stop.count and status != FINISHED else status
+                if ended[run.rule] not in (FINISHED, INTERRUPTED):
+                    say(console, f"{run.rule} failed: {run.last_line()} (log: {run.log})")
                     waiting.clear()
-                    _ask(running, signal.SIGTERM)  # half a comparison is none; what was done can be resumed
+                    _send(running, signal.SIGTERM)  # there is nothing to compare; the other runs can be resumed
         display.update()
     return ended
 
 
-def _start(job: Job, output: Path, arm: str, resume: bool) -> ArmProcess:
-    folder = output / arm
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "knapsack_rl.train.arm", str(output), arm, *(["--resume"] if resume else [])]
-    log = folder / LOG
-    with log.open("ab") as sink:
-        process = _popen(command, sink, {**os.environ, **(_ONE_THREAD if job.tiny else {})})
-    return ArmProcess(arm, process, log)
-
-
-# A model this small gains nothing from threads, and two processes of two threads on two cores starve each other. What
-# is on this machine suffices, so the hub is not asked.
+# Threads do not speed up a model of this size, and two processes of two threads each slow each other down on two cores.
+# The embedded job needs no file of the hub.
 _ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def _popen(command: Sequence[str], sink: IO[bytes], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    # A session of its own: Ctrl-C reaches the parent alone, which passes it on once. An open pipe on standard input
-    # tells the child when the parent has died.
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True, env=environment
-    )
+def _start(job: Job, output: Path, rule: str, resume: bool) -> RunProcess:
+    folder = output / rule
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable,
+        "-m",
+        "knapsack_rl.train.single_run",
+        str(output),
+        rule,
+        *(["--resume"] if resume else []),
+    ]
+    log = folder / LOG
+    with log.open("ab") as sink:
+        # In a session of its own, so that Ctrl-C reaches the parent only, which passes it on once. The pipe on standard
+        # input closes when the parent ends.
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, **(_ONE_THREAD if job.tiny else {})},
+        )
+    return RunProcess(rule, process, log)
 
 
-def _ask(running: Sequence[ArmProcess], number: signal.Signals) -> None:
-    for arm in running:
-        if arm.process.poll() is None:
-            arm.process.send_signal(number)
+def _send(running: Sequence[RunProcess], number: signal.Signals) -> None:
+    for run in running:
+        if run.process.poll() is None:
+            run.process.send_signal(number)
 
 
 def _cores() -> int:

@@ -1,4 +1,4 @@
-"""GRPO with knapsack-allocated groups on TRL: change one import and every step spends its rollouts where they teach."""
+"""Drop-in GRPO trainer for TRL whose group sizes are allocated by an exact knapsack."""
 
 from knapsack_rl.trl.config import KnapsackGRPOConfig
 from knapsack_rl.trl.trainer import KnapsackGRPOTrainer, KnapsackMixin

@@ -1,7 +1,7 @@
-"""Group advantages where groups differ in size.
+"""Compute GRPO's advantages of uneven groups with TRL's own tensor operations.
 
-TRL reshapes rewards to ``(-1, num_generations)``. Here groups of one size are reshaped together and go through the very
-same tensor operations, so equal groups give bitwise what TRL gives.
+TRL reshapes rewards to ``(-1, num_generations)``. Here the groups of each size are reshaped together and go through the
+same tensor operations, so that equal groups give TRL's result to the bit. Without torch, use `knapsack_rl.advantages`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from trl.trainer.utils import nanstd
 
 from knapsack_rl.notation import IntArray
 
-# TRL's guard against division by zero.
+# What TRL adds to standard deviations before dividing.
 EPSILON = 1e-4
 
 
 class Advantages(NamedTuple):
-    """Advantages of all rollouts, and what TRL logs beside them.
+    """Advantages of all rollouts, and a metric that TRL logs.
 
     Attributes:
         rewards_PG: weighted reward of each rollout, NaN where no reward function applied, ``[PG]``.
@@ -32,21 +32,21 @@ class Advantages(NamedTuple):
     frac_reward_zero_std: float
 
 
-def group_advantages(
+def grpo_advantages(
     rewards_per_func: torch.Tensor,
     reward_weights: torch.Tensor,
     counts_P: IntArray,
     scale_rewards: str = "group",
     aggregation: str = "sum_then_normalize",
 ) -> Advantages:
-    """GRPO advantages of groups that may differ in size.
+    """Compute GRPO advantages of groups that may differ in size.
 
     Args:
-        rewards_per_func: rewards of all rollouts, group after group, NaN where a function did not apply,
-            ``[PG, functions]``.
-        reward_weights: ``[functions]``.
+        rewards_per_func: rewards of all rollouts, group after group, ``[PG, functions]``; NaN where a function did not
+            apply.
+        reward_weights: weights of the functions, ``[functions]``.
         counts_P: rollouts per group, ``[P]``; zeros are skipped.
-        scale_rewards: what TRL divides by: ``"group"``, ``"batch"`` or ``"none"``.
+        scale_rewards: standard deviation to divide by: ``"group"``, ``"batch"`` or ``"none"``.
         aggregation: TRL's ``multi_objective_aggregation``.
     """
     unscorable = torch.isnan(rewards_per_func).all(dim=1)
@@ -77,13 +77,14 @@ def group_advantages(
 
 
 def _weighted(per_func: torch.Tensor, weights: torch.Tensor, unscorable: torch.Tensor) -> torch.Tensor:
+    """Weighted sums over functions, ``[PG]``; NaN for the rows in ``unscorable``."""
     rewards = (per_func * weights.to(per_func.device).unsqueeze(0)).nansum(dim=1)
     rewards[unscorable] = torch.nan
     return rewards
 
 
 def _groups_by_size(rows_PG: torch.Tensor, counts_P: IntArray) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The groups of each size: the row numbers, and those rows as ``[groups, size, ...]``."""
+    """Yield the groups of each size: their row numbers, and their rows as ``[groups, size, ...]``."""
     counts = torch.from_numpy(counts_P.copy())
     starts = torch.cumsum(counts, 0) - counts
     for size in sorted(set(counts.tolist()) - {0}):
@@ -93,4 +94,5 @@ def _groups_by_size(rows_PG: torch.Tensor, counts_P: IntArray) -> Iterator[tuple
 
 
 def _share_zero(stds: torch.Tensor) -> float:
+    """Share of standard deviations that are 0, with TRL's tolerance."""
     return float(torch.isclose(stds, torch.zeros_like(stds)).float().mean().item())

@@ -1,40 +1,50 @@
-"""What has to happen at moments of the training loop that only callbacks see."""
+"""Handle the events of the training loop that only callbacks receive: begin, epoch, step and end."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from transformers import TrainerCallback
 
-if TYPE_CHECKING:
-    from knapsack_rl.trl.trainer import KnapsackMixin
+from knapsack_rl.trace import TraceWriter
 
 logger = logging.getLogger(__name__)
 
 
-class KnapsackCallback(TrainerCallback):  # type: ignore[misc]  # transformers is Any to the checker
-    """Opens and ends the trace, sets the sampler's epoch, and moves save points to where a resume is exact."""
+class _Trainer(Protocol):
+    """The members of the trainer that the callback uses."""
 
-    def __init__(self, trainer: KnapsackMixin) -> None:
-        """A callback of ``trainer``."""
+    @property
+    def trace(self) -> TraceWriter | None: ...
+    @property
+    def between_batches(self) -> bool: ...
+    def open_trace(self) -> None: ...
+    def set_epoch(self, epoch: int) -> None: ...
+
+
+class KnapsackCallback(TrainerCallback):  # type: ignore[misc]  # transformers is Any to the checker
+    """Open and end the trace, set the sampler's epoch, and delay checkpoints to steps from which a resume is exact."""
+
+    def __init__(self, trainer: _Trainer) -> None:
+        """Create the callback of ``trainer``."""
         self.trainer = trainer
         self._save_due = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The trace is opened here, when it is known whether the run resumes."""
+        """Open the trace, after a checkpoint was loaded if the run resumes."""
         self.trainer.open_trace()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set the order of the epoch.
+        """Set the epoch of the sampler.
 
-        Not by ``set_epoch``: accelerate forwards that through two wrappers only, and a resumed run of several processes
-        has three.
+        Done here because accelerate forwards ``set_epoch`` through two wrappers only, and a resumed run of several
+        processes has three.
         """
         self.trainer.set_epoch(int((state.epoch or 0) + 1e-6))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Put off a save until the generated batch is used up: what is left of it is not part of a checkpoint."""
+        """Delay a checkpoint until the generated batch is used up, because checkpoints do not hold its unused rest."""
         last = control.should_training_stop or state.global_step >= state.max_steps
         if self.trainer.between_batches:
             control.should_save |= self._save_due
@@ -49,6 +59,6 @@ class KnapsackCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
             )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Say in the trace how the run ended."""
+        """Record in the trace how the run ended."""
         if self.trainer.trace is not None:
             self.trainer.trace.end("finished" if state.global_step >= state.max_steps else "interrupted")

@@ -1,4 +1,4 @@
-"""Which prompt a dataset row is, and whether the dataset can be trained on at all."""
+"""Identify the prompt of each dataset row, and check the dataset before training."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from knapsack_rl.ids import content_id
+from knapsack_rl.beliefs.ids import content_id
 from knapsack_rl.trl.sampler import candidate_rows
 
 _Row = TypeVar("_Row", bound=Mapping[str, Any])
 
 ID_COLUMN = "prompt_id"
 
-# What TRL passes to every reward function beside the dataset's columns.
+# Arguments that TRL passes to every reward function in addition to the dataset's columns.
 _PASSED_BY_TRL = {
     "prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments",
 }  # fmt: skip
 
 
 def row_id(row: Mapping[str, Any]) -> str:
-    """The stable id of a row: its ``prompt_id``, or else a hash of its prompt.
+    """Return the stable id of a row: its ``prompt_id``, or a hash of its prompt if there is no such column.
 
     Raises:
         ValueError: an empty ``prompt_id``, or a prompt that cannot be hashed (images), without one.
@@ -33,7 +33,7 @@ def row_id(row: Mapping[str, Any]) -> str:
             raise ValueError(f"a row has no {ID_COLUMN} (prompt: {str(row.get('prompt'))[:80]!r}): give every row one")
         return str(row[ID_COLUMN])
     if "prompt" not in row or "image" in row or "images" in row:
-        raise ValueError(f"rows without a text prompt cannot be told apart by content: add a {ID_COLUMN} column")
+        raise ValueError(f"rows without a text prompt cannot be identified by content: add a {ID_COLUMN} column")
     try:
         return content_id(row["prompt"])
     except TypeError as error:
@@ -41,19 +41,19 @@ def row_id(row: Mapping[str, Any]) -> str:
 
 
 def candidates(rows: Sequence[_Row], first_row: int, group_size: int, pool: int = 1) -> list[tuple[str, _Row]]:
-    """Id and first row of every candidate that begins among these rows, after a check that the rows lie as they should.
+    """Return id and first row of every candidate that begins among these rows, and check the order of the rows.
 
     Args:
-        rows: consecutive rows of a generation batch, as this process got them.
+        rows: consecutive rows of a generation batch, those of this process.
         first_row: position of ``rows[0]`` in the whole batch.
         group_size: rows per group.
         pool: candidates that share the rows of a group.
 
     Raises:
-        ValueError: two prompts where there should be one: the rows do not come from our sampler.
+        ValueError: different prompts in the rows of one candidate, so that the rows do not come from our sampler.
     """
     ids = [row_id(row) for row in rows]
-    # The row before the first one tells whether a candidate begins there, or did on another process.
+    # The row before the first one shows whether a candidate begins at the first one or on another process.
     number = candidate_rows(np.arange(first_row - 1, first_row + len(rows)), group_size, pool)
     begins = number[1:] != number[:-1]
     for i in range(1, len(ids)):
@@ -67,7 +67,7 @@ def candidates(rows: Sequence[_Row], first_row: int, group_size: int, pool: int 
 
 
 def distinct(offered: Sequence[tuple[str, _Row]]) -> list[tuple[str, _Row]]:
-    """Every prompt once: where one pass over the data ends and the next begins, a pool may offer it twice."""
+    """Keep the first row of every prompt; where two passes over the data meet, a pool may offer a prompt twice."""
     first: dict[str, _Row] = {}
     for prompt_id, row in offered:
         first.setdefault(prompt_id, row)
@@ -75,7 +75,7 @@ def distinct(offered: Sequence[tuple[str, _Row]]) -> list[tuple[str, _Row]]:
 
 
 def check_dataset(dataset: Any, prompts_per_batch: int, pool: int = 1) -> None:
-    """Refuse a dataset that cannot fill one generation batch, or whose ids do not tell its prompts apart.
+    """Check that the dataset can fill one generation batch, and that its ids identify its prompts.
 
     Raises:
         ValueError: too few rows, a missing id, or one id for two different prompts; a stream where there is a pool.
@@ -83,14 +83,14 @@ def check_dataset(dataset: Any, prompts_per_batch: int, pool: int = 1) -> None:
     if not hasattr(dataset, "__len__"):
         if pool > 1:
             raise ValueError(
-                f"candidate_pool is {pool} and the training dataset is a stream: what a pool leaves out could not come "
-                "back. Load the dataset whole, or use candidate_pool=1"
+                f"pool is {pool} and the training dataset is a stream, which cannot offer prompts again that a pool "
+                "leaves out: load the whole dataset, or use pool=1"
             )
-        return  # a stream: its ids are checked as they come
+        return  # the ids of a stream are checked when its rows are read
     if pool > 1 and len(dataset) < pool * prompts_per_batch:
         raise ValueError(
             f"the training dataset has {len(dataset)} prompts and one generation batch offers "
-            f"{pool * prompts_per_batch} (candidate_pool={pool} for each of {prompts_per_batch}): lower candidate_pool "
+            f"{pool * prompts_per_batch} (pool={pool} for each of {prompts_per_batch}): lower pool "
             "or the size of a generation batch, or add data"
         )
     if len(dataset) < prompts_per_batch:
@@ -112,10 +112,10 @@ def check_dataset(dataset: Any, prompts_per_batch: int, pool: int = 1) -> None:
 
 
 def check_reward_columns(reward_funcs: Sequence[Any], dataset: Any) -> None:
-    """Refuse a reward function that asks for a column the dataset does not have.
+    """Check that the dataset has the columns that the reward functions require.
 
     Raises:
-        ValueError: naming the function, the column and the columns there are.
+        ValueError: a missing column; the message names the function, the column and the columns there are.
     """
     columns = getattr(dataset, "column_names", None)
     if not columns:
@@ -129,7 +129,7 @@ def check_reward_columns(reward_funcs: Sequence[Any], dataset: Any) -> None:
 
 
 def _required_parameters(function: Any) -> set[str]:
-    """Parameters without a default of a plain function; reward models have none that concern us."""
+    """Parameters without a default of a plain function; empty for reward models."""
     if not (inspect.isfunction(function) or inspect.ismethod(function)):
         return set()
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

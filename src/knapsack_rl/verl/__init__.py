@@ -1,7 +1,7 @@
 """Knapsack-allocated rollouts on verl, by configuration alone: `knapsack-rl verl-args` prints the overrides to add.
 
-verl takes the classes below by name. They are imported, and verl's version is checked, when one of them is asked for:
-the command line needs no verl.
+verl loads the classes below by name. The first access imports them and checks verl's version, so that the command line
+works without verl.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib
 import importlib.metadata
 from typing import Any
 
-# verl finds them by getattr. `CheckConfig` is Hydra's, and runs in the driver.
+# verl loads them by getattr, except `CheckConfig`, which Hydra loads in the driver.
 _HOOKS = ("CheckConfig", "KnapsackAgentLoopManager", "KnapsackReplayBuffer", "KnapsackReplayBufferAsync", "SaveBeliefs")
 
 
@@ -28,4 +28,4 @@ def _check_version() -> None:
     except importlib.metadata.PackageNotFoundError:
         raise ImportError(f"{needed}, which is not installed: pip install 'knapsack-rl[verl]'") from None
     if found.split(".")[:2] != ["0", "9"]:
-        raise ImportError(f"{needed}, and {found} is installed: its trainers take and hand out rollouts differently")
+        raise ImportError(f"{needed}, and {found} is installed: its replay buffers and trainers differ")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from dataclasses import fields
-from typing import Any
+from typing import Any, get_args
 
-from knapsack_rl.verl.settings import CHOICES, Settings
+from knapsack_rl.config import RULES, Weighting
+from knapsack_rl.verl.settings import DEFAULTS, Settings
 
 MODES = ("sync", "colocate_async", "separate_async")
 
-# Of the paper's scripts (Qwen2.5-Math-7B on DAPO-Math-17k). What they share with verl's defaults is left out.
+# The paper's scripts (Qwen2.5-Math-7B on DAPO-Math-17k), without what equals verl's defaults.
 PAPER = {
     "algorithm.adv_estimator": "grpo",
     "algorithm.rollout_correction.rollout_is": "token",
@@ -51,13 +51,15 @@ def overrides(mode: str = "sync", **settings: Any) -> list[str]:
 
     Args:
         mode: verl's ``trainer.v1.trainer_mode``.
-        **settings: fields of `Settings`; those that keep their default are left out.
+        **settings: names and values of `DEFAULTS`; those that keep their default are left out.
 
     Raises:
         ConfigError: a setting that makes no sense.
     """
-    wanted, default = Settings.of({"knapsack": settings}), Settings()
-    names = [field.name for field in fields(Settings) if getattr(wanted, field.name) != getattr(default, field.name)]
+    # The average is verl's rollout.n, which is not known here: max_n is an average that the limits always allow.
+    average = settings.get("max_n", DEFAULTS["max_n"])
+    Settings.of({"knapsack": settings, "actor_rollout_ref": {"rollout": {"n": average}}})
+    changed = {name: settings[name] for name in DEFAULTS if settings.get(name, DEFAULTS[name]) != DEFAULTS[name]}
     buffer = "KnapsackReplayBuffer" if mode == "sync" else "KnapsackReplayBufferAsync"
     return [
         f"trainer.v1.trainer_mode={mode}",
@@ -66,37 +68,47 @@ def overrides(mode: str = "sync", **settings: Any) -> list[str]:
         "trainer.v1.sampler.custom_sampler.path=pkg://knapsack_rl.verl",
         f"trainer.v1.sampler.custom_sampler.name={buffer}",
         "trainer.checkpoint_callback_class=knapsack_rl.verl.SaveBeliefs",
-        *(f"+knapsack.{name}={'none' if getattr(wanted, name) is None else getattr(wanted, name)}" for name in names),
+        *(f"+knapsack.{name}={value}" for name, value in changed.items()),
     ]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options: one for each field of `Settings`."""
+    """Declare the options: one for each setting."""
     parser.add_argument("--mode", choices=MODES, default="sync", help="verl's trainer.v1.trainer_mode")
     parser.add_argument(
-        "--paper", action="store_true", help="also the paper's own setting: model, batch, clipping, ..."
+        "--paper", action="store_true", help="also print the paper's setting: model, batch, clipping, ..."
     )
-    parser.add_argument("--allocation", choices=CHOICES["allocation"], default="posterior", help="the method")
-    parser.add_argument("--features", choices=("text",), help="what calibrated beliefs know prompts by")
-    parser.add_argument("--pool", type=int, default=1, help="candidates of a step, in batches")
+    parser.add_argument("--rule", choices=RULES, help="how counts are chosen")
+    parser.add_argument("--features", choices=("text",), help="features of prompts for the rule 'calibrated'")
+    parser.add_argument(
+        "--pool", type=int, help="batches of prompts offered to a step; with more than 1 the plan also chooses prompts"
+    )
     parser.add_argument(
         "--min-n", type=int, help="least rollouts of a prompt: 0, or at least 2; by default 2, with a pool 0"
     )
-    parser.add_argument("--max-n", type=int, default=128, help="most rollouts of a prompt; rollout.n is the average")
-    parser.add_argument("--success-threshold", type=float, default=1.0, help="least reward that counts as a success")
+    parser.add_argument("--max-n", type=int, help="most rollouts of a prompt; rollout.n is the average")
+    parser.add_argument("--success-threshold", type=float, help="least reward that counts as a success")
     parser.add_argument(
-        "--group-weighting", choices=CHOICES["group_weighting"], default="rollout", help="what weighs the same"
+        "--group-weighting",
+        choices=get_args(Weighting),
+        help="whether prompts or rollouts weigh the same in the loss; by default prompts for 'calibrated' and 'beta' "
+        "where the estimator and the loss allow it, else rollouts",
     )
-    parser.add_argument("--belief-half-life", type=float, help="in training steps; by default 4 passes over the data")
     parser.add_argument(
-        "--prompt-id", choices=CHOICES["prompt_id"], default="index", help="what makes a prompt the same"
+        "--half-life",
+        type=float,
+        help="training steps after which an observation counts half; by default 4 passes over the data",
     )
-    parser.add_argument("--trace-file", default="trace.jsonl", help="in trainer.default_local_dir; 'none' writes none")
+    parser.add_argument(
+        "--prompt-id", choices=("index", "content"), help="whether rows or texts of the data set identify a prompt"
+    )
+    parser.add_argument("--trace-file", help="record of the run, in trainer.default_local_dir; 'none' writes none")
+    parser.set_defaults(**DEFAULTS)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the overrides, ready to stand in a shell command."""
-    settings = {field.name: getattr(arguments, field.name) for field in fields(Settings)}
+    settings = {name: getattr(arguments, name) for name in DEFAULTS}
     words = [f"{name}={value}" for name, value in PAPER.items()] if arguments.paper else []
     print(" \\\n".join(shlex.quote(word) for word in words + overrides(arguments.mode, **settings)))
     return 0

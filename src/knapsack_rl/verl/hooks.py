@@ -1,4 +1,4 @@
-"""The classes that verl is told to use. All but `CheckConfig` live in verl's task runner process and share one run.
+"""The classes named in verl's configuration. All but `CheckConfig` run in verl's task runner process and share one run.
 
 verl makes them in this order: `SaveBeliefs` (with its trainer), the replay buffer, and, when models and data are ready,
 the agent loop manager.
@@ -17,9 +17,8 @@ from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 
 from knapsack_rl.verl.buffers import PROMPT_FIELD, KnapsackReplayBuffer, KnapsackReplayBufferAsync, column
-from knapsack_rl.verl.run import prompt_ids
+from knapsack_rl.verl.run import SharedRun, prompt_ids
 from knapsack_rl.verl.settings import ConfigError, check_config
-from knapsack_rl.verl.shared import SharedRun
 from knapsack_rl.verl.weighting import per_prompt
 
 __all__ = [
@@ -43,53 +42,59 @@ class CheckConfig(Callback):  # type: ignore[misc]  # hydra is Any to the checke
 
 
 class SaveBeliefs(CheckpointCallback):  # type: ignore[misc]  # verl ships no types
-    """Begins the run, and saves its beliefs with every checkpoint."""
+    """Creates the run, and saves its state with every checkpoint."""
 
     def __init__(self, config: Any = None) -> None:
-        """Check verl's whole configuration, and take up the beliefs of the checkpoint that it resumes from.
+        """Check verl's whole configuration, and load the state of the checkpoint that it resumes from.
 
-        With a pool, the configuration's batch becomes the candidates of a step, and its passes over the data as many
-        more, so that the number of steps stays.
+        With a pool, multiply the batch size and the number of epochs in the configuration by it: a step is then offered
+        that many prompts, and the number of steps stays.
 
         Raises:
             ConfigError: a configuration that cannot work.
-            CheckpointError, BeliefFileError: beliefs that are damaged, or of another method.
+            BeliefFileError: the saved state is damaged, or of another rule.
         """
         super().__init__(config)
         settings = check_config(config)
         SharedRun.current = SharedRun(config, settings)
-        if settings.pool > 1:  # in this same object, which the trainer makes its data loader from: later, too
-            config.data.train_batch_size *= settings.pool
-            config.trainer.total_epochs *= settings.pool
-        if settings.group_weighting == "prompt":
-            with open_dict(config):  # the trainer reads its estimator from this same object, later
+        allocation = settings.allocation
+        print(
+            f"knapsack-rl: rule={allocation.rule}, pool={allocation.pool}, group_weighting={allocation.weighting} (in "
+            "verl, pool defaults to 1, and group_weighting to 'rollout' where the estimator or the loss cannot weight "
+            "by prompt)"
+        )
+        # The trainer reads this same object later: its data loader is made from it, and its estimator is chosen by it.
+        config.data.train_batch_size *= allocation.pool
+        config.trainer.total_epochs *= allocation.pool
+        if allocation.weighting == "prompt":
+            with open_dict(config):
                 config.algorithm.adv_estimator = per_prompt(config.algorithm.adv_estimator)
 
     def on_save(self, trainer: Any, global_step: int, checkpoint_dir: str, async_save: bool = False, **_: Any) -> None:
-        """Write the beliefs beside verl's own files."""
+        """Write the state beside verl's own files."""
         SharedRun.get().save(Path(checkpoint_dir))
 
 
 class KnapsackAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl ships no types
-    """Asks for the planned number of rollouts of each prompt."""
+    """Requests the planned number of rollouts of each prompt."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
-        """verl's own arguments."""  # noqa: D403  verl spells itself so
+        """Take verl's own arguments."""
         if SharedRun.current is None:
-            check_config(config)  # of our classes, the legacy trainers make this one only: name them
+            check_config(config)  # the legacy trainers make no other of our classes: the error names them
         super().__init__(config, *args, **kwargs)
         self.run = SharedRun.get()
         self.run.begin()
 
     def generate_sequences(self, prompts: Any) -> None:
-        """Plan a batch of training prompts, of any size, and send it out; validation stays uniform."""
+        """Plan a batch of training prompts, of any size, and submit it; validation stays uniform."""
         if "validate" not in prompts or not prompts["validate"]:
             uids, texts = column(prompts, "uid"), column(prompts, "raw_prompt")
             ids = prompt_ids(
                 self.run.settings.prompt_id, column(prompts, "index"), column(prompts, "data_source"), texts
             )
             # Steps as verl counts them, so that refills do not age the beliefs.
-            plan = self.run.plan(uids, ids, self.run.budget(len(ids)), int(prompts["global_steps"]) - 1, texts)
+            plan = self.run.plan(uids, ids, int(prompts["global_steps"]) - 1, texts)
             prompts["__rollout_n__"] = torch.from_numpy(plan.counts_P.copy())
             prompts[PROMPT_FIELD] = NonTensorStack(*ids)
         super().generate_sequences(prompts)

@@ -1,23 +1,41 @@
-"""What the user may set (``+knapsack.<name>=...`` on verl's command line), and which of verl's settings cannot work."""
+"""Settings (``+knapsack.<name>=...`` on verl's command line), and the settings of verl that cannot work with them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
-from knapsack_rl.allocator import KnapsackAllocator, Method, make_allocator
-from knapsack_rl.calibrated import Features
-from knapsack_rl.pool import check_pool, least_rollouts
-from knapsack_rl.text_features import TextFeatures
+from knapsack_rl.config import AllocationConfig, from_dialect
+from knapsack_rl.features.text import TextFeatures
 
-# Estimators whose groups are found by uid, and that no special case of verl's recognises by name.
+# Names in verl's configuration of the fields of `AllocationConfig` that have another name there.
+ALIASES = {
+    "average": "actor_rollout_ref.rollout.n",
+    "min_count": "min_n",
+    "max_count": "max_n",
+    "weighting": "group_weighting",
+}
+
+# Defaults by setting. A pool is opt-in here, because it changes verl's batch settings.
+DEFAULTS: Mapping[str, Any] = {
+    **{ALIASES.get(core.name, core.name): core.default for core in fields(AllocationConfig) if core.name != "average"},
+    "pool": 1,
+    "features": None,
+    "prompt_id": "index",
+    "trace_file": "trace.jsonl",
+}
+
+# Choices of the settings that `AllocationConfig` does not check.
+_CHOICES: Mapping[str, tuple[str | None, ...]] = {"features": ("text", None), "prompt_id": ("index", "content")}
+
+# Estimators that find groups by uid, and that verl does not treat specially by name.
 PROMPT_WEIGHTED = (
     "grpo", "grpo_vectorized", "grpo_passk", "rloo", "rloo_vectorized", "opo", "gpg", "reinforce_plus_plus_baseline",
 )  # fmt: skip
 
-# Policy losses in which a factor on a rollout's advantages is a factor on its loss. The others choose tokens or shape
-# the loss by the size of the advantage.
+# Policy losses in which a factor on a rollout's advantages is a factor on its loss. The others select tokens, or shape
+# the loss, by the size of the advantage.
 _LINEAR_LOSSES = ("vanilla", "gspo", "gpg", "geo_mean", "cispo")
 
 _HOOKS = {
@@ -25,15 +43,6 @@ _HOOKS = {
     "trainer.v1.sampler.custom_sampler.path": "which learns",
     "trainer.v1.sampler.custom_sampler.name": "which learns",
     "trainer.checkpoint_callback_class": "which saves",
-}
-
-
-# Settings that are one of a few words.
-CHOICES: Mapping[str, tuple[str | None, ...]] = {
-    "allocation": get_args(Method),
-    "features": ("text", None),
-    "group_weighting": ("rollout", "prompt"),
-    "prompt_id": ("index", "content"),
 }
 
 
@@ -46,81 +55,55 @@ class Settings:
     """The fields of ``+knapsack``.
 
     Attributes:
-        allocation: how counts are chosen: ``posterior``, ``calibrated``, ``paper``, or ``uniform`` (stock, with beliefs
-            and trace).
-        features: what ``calibrated`` knows prompts by, beside their record: ``text``, or nothing.
-        pool: candidates of a step, in batches: with more than 1, the plan also chooses which prompts are trained on.
-        min_n: least rollouts of a prompt: at least 2, or 0 to let prompts be left out; by default 2, with a pool 0.
-        max_n: most rollouts of a prompt; the average stays verl's ``rollout.n``.
-        success_threshold: least reward that counts as a success for the beliefs.
-        group_weighting: ``rollout`` (a prompt weighs by its number of rollouts) or ``prompt`` (all weigh the same).
-        belief_half_life: training steps after which an observation counts half; by default 4 passes over the data.
-        prompt_id: ``index`` tells rows of the data set apart by their index, source and content; ``content`` lets rows
+        allocation: ``rule``, ``pool``, ``min_n``, ``max_n``, ``success_threshold``, ``group_weighting`` and
+            ``half_life``, under their core names; its ``average`` is verl's ``rollout.n``.
+        features: features of prompts for ``rule=calibrated``: ``text``, or none.
+        prompt_id: ``index`` identifies a row of the data set by its index, source and content; ``content`` lets rows
             with the same prompt share one belief.
         trace_file: record of the run, relative to ``trainer.default_local_dir``; ``none`` writes none.
-
-    Raises:
-        ConfigError: a value that makes no sense.
     """
 
-    allocation: Method = "posterior"
-    features: Literal["text"] | None = None
-    pool: int = 1
-    min_n: int | None = None
-    max_n: int = 128
-    success_threshold: float = 1.0
-    group_weighting: Literal["rollout", "prompt"] = "rollout"
-    belief_half_life: float | None = None
-    prompt_id: Literal["index", "content"] = "index"
-    trace_file: str | None = "trace.jsonl"
-
-    def __post_init__(self) -> None:
-        for name in ("pool", "min_n", "max_n", "success_threshold", "belief_half_life"):
-            value, whole = getattr(self, name), name in ("pool", "min_n", "max_n")
-            number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-            if not number and not (name in ("min_n", "belief_half_life") and value is None):
-                raise ConfigError(f"knapsack.{name} is {value!r}: it must be a number")
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                listed = " or ".join(str(choice).lower() for choice in choices)
-                raise ConfigError(f"knapsack.{name} is {getattr(self, name)!r}: choose {listed}")
-        object.__setattr__(self, "min_n", least_rollouts(self.min_n, self.pool))
-        try:
-            check_pool(self.pool, self.allocation)
-            self.make_allocator(self.make_features())
-        except (ImportError, ValueError) as error:
-            raise ConfigError(f"+knapsack: {error}") from error
+    allocation: AllocationConfig
+    features: Literal["text"] | None
+    prompt_id: Literal["index", "content"]
+    trace_file: str | None
 
     @classmethod
     def of(cls, config: Any) -> Settings:
-        """The settings in verl's whole configuration.
+        """Read and check the settings in verl's configuration.
 
         Raises:
             ConfigError: a name that is not a setting, or a bad value.
         """
-        given: Mapping[str, Any] = dict(config.get("knapsack") or {})
-        names = [field.name for field in fields(cls)]
-        unknown = [name for name in given if name not in names]
-        if unknown:
-            raise ConfigError(f"knapsack.{unknown[0]} is not a setting: there are {', '.join(names)}")
-        for name in ("trace_file", "features"):
-            if given.get(name) in ("none", ""):
-                given = {**given, name: None}
-        return cls(**given)
+        given: dict[str, Any] = dict(config.get("knapsack") or {})
+        for name, value in given.items():
+            if name not in DEFAULTS:
+                raise ConfigError(f"knapsack.{name} is not a setting: there are {', '.join(DEFAULTS)}")
+            if name in ("features", "trace_file") and value in ("none", ""):
+                given[name] = None
+        values = {**DEFAULTS, **given}
+        for name, choices in _CHOICES.items():
+            if values[name] not in choices:
+                listed = " or ".join(str(choice).lower() for choice in choices)
+                raise ConfigError(f"knapsack.{name} is {values[name]!r}: choose {listed}")
+        own = {name: values[name] for name in ("features", "prompt_id", "trace_file")}
+        try:
+            settings = cls(allocation=_allocation(config, values), **own)
+            if settings.features:
+                TextFeatures()  # names the library that it needs
+        except (ImportError, ValueError) as error:
+            raise ConfigError(str(error)) from error
+        if settings.features and settings.allocation.rule != "calibrated":
+            raise ConfigError(
+                f"knapsack.features={settings.features} has no effect under knapsack.rule={settings.allocation.rule}: "
+                "use rule=calibrated, or features=none"
+            )
+        return settings
 
-    def make_features(self) -> TextFeatures | None:
-        """What prompts are known by, if they are to be.
-
-        Raises:
-            ImportError: the library that it needs is missing.
-        """
-        return TextFeatures() if self.features == "text" else None
-
-    def make_allocator(self, features: Features | None = None) -> KnapsackAllocator:
-        """The allocator these settings describe; without a half-life it is set when the data are known."""
-        half_life = 64.0 if self.belief_half_life is None else self.belief_half_life
-        least = least_rollouts(self.min_n, self.pool)
-        return make_allocator(self.allocation, least, self.max_n, half_life, features)
+    def by_name(self) -> dict[str, Any]:
+        """All values, defaults resolved, by their names in verl's configuration."""
+        core = {ALIASES.get(name, name): value for name, value in vars(self.allocation).items()}
+        return core | {name: value for name, value in vars(self).items() if name != "allocation"}
 
 
 def check_config(config: Any) -> Settings:
@@ -134,18 +117,11 @@ def check_config(config: Any) -> Settings:
         if not select(config, path):
             raise ConfigError(f"{path} is not set, {role}: `knapsack-rl verl-args` prints all overrides")
     settings = Settings.of(config)
-    rollout = config.actor_rollout_ref.rollout
-    of_pool = f" / knapsack.pool ({settings.pool})" if settings.pool > 1 else ""
-    if not least_rollouts(settings.min_n, settings.pool) <= rollout.n / settings.pool <= settings.max_n:
+    pool, mode = settings.allocation.pool, config.trainer.v1.trainer_mode
+    if pool != 1 and mode != "sync":
         raise ConfigError(
-            f"actor_rollout_ref.rollout.n ({rollout.n}){of_pool} is the average number of rollouts, so it must lie "
-            f"between knapsack.min_n ({settings.min_n}) and knapsack.max_n ({settings.max_n})"
-        )
-    mode = config.trainer.v1.trainer_mode
-    if settings.pool > 1 and mode != "sync":
-        raise ConfigError(
-            f"knapsack.pool={settings.pool} does not fit trainer.v1.trainer_mode={mode}: there a step trains on the "
-            "groups that are back first, and candidates without rollouts are back at once: use sync, or pool=1"
+            f"knapsack.pool={pool} does not fit trainer.v1.trainer_mode={mode}: there a step trains on the groups that "
+            "are back first, and candidates without rollouts are back at once: use sync, or pool=1"
         )
     reward_model = config.reward.reward_model
     if reward_model.enable and not reward_model.enable_resource_pool:
@@ -155,13 +131,15 @@ def check_config(config: Any) -> Settings:
         )
     if select(config, "algorithm.filter_groups.enable"):
         raise ConfigError(
-            "algorithm.filter_groups throws away finished groups and generates others of another size, so that a step "
-            "no longer trains on train_batch_size x rollout.n rollouts; the knapsack spends little on such groups in "
-            "the first place: set algorithm.filter_groups.enable=False"
+            "algorithm.filter_groups replaces finished groups by groups of another size, so that a step no longer "
+            "trains on train_batch_size x rollout.n rollouts; the knapsack spends little on such groups in the first "
+            "place: set algorithm.filter_groups.enable=False"
         )
     if select(config, "skip.rollout_tq.enable"):
-        raise ConfigError("skip.rollout_tq replays stored rollouts, which no plan of ours asked for: set it to False")
-    _check_weighting(config, settings)
+        raise ConfigError("skip.rollout_tq replays stored rollouts, which belong to no plan: set it to False")
+    problem = _weighting_problem(config)
+    if settings.allocation.weighting == "prompt" and problem:
+        raise ConfigError(f"knapsack.group_weighting=prompt {problem}, or group_weighting=rollout")
     return settings
 
 
@@ -172,8 +150,36 @@ def select(config: Any, path: str) -> Any:
     return config
 
 
+def _allocation(config: Any, values: Mapping[str, Any]) -> AllocationConfig:
+    """The core configuration; without a ``group_weighting``, by rollout where verl cannot weight by prompt."""
+    aliases = {core.name: f"knapsack.{ALIASES.get(core.name, core.name)}" for core in fields(AllocationConfig)}
+    aliases["average"] = ALIASES["average"]
+    given = {f"knapsack.{name}": value for name, value in values.items()}
+    allocation = from_dialect(aliases, given | {ALIASES["average"]: select(config, ALIASES["average"])})
+    if values["group_weighting"] is None and _weighting_problem(config):
+        allocation = replace(allocation, weighting="rollout")
+    return allocation
+
+
+def _weighting_problem(config: Any) -> str | None:
+    """Why verl cannot weight by prompt, and what to choose instead; None if it can."""
+    estimator = select(config, "algorithm.adv_estimator")
+    loss = select(config, "actor_rollout_ref.actor.policy_loss.loss_mode") or "vanilla"
+    if estimator not in PROMPT_WEIGHTED:
+        return (
+            f"cannot weight the advantages of {estimator!r}: choose algorithm.adv_estimator from "
+            f"{', '.join(PROMPT_WEIGHTED)}"
+        )
+    if loss not in _LINEAR_LOSSES:
+        return (
+            f"scales advantages, and the policy loss {loss!r} does not scale with them: choose loss_mode from "
+            f"{', '.join(_LINEAR_LOSSES)}"
+        )
+    return None
+
+
 def _check_trainer(config: Any) -> None:
-    """The trainers that repeat every prompt rollout.n times, before any hook could change it."""
+    """Refuse the trainers that repeat every prompt rollout.n times before any hook could change it."""
     if "async_training" in config:
         name = "fully_async_policy"
     elif "rollout" in config:
@@ -186,19 +192,3 @@ def _check_trainer(config: Any) -> None:
         f"the legacy trainer {name} generates the same number of rollouts for every prompt: run "
         "python -m verl.trainer.main_ppo, with trainer.v1.trainer_mode=sync, colocate_async or separate_async"
     )
-
-
-def _check_weighting(config: Any, settings: Settings) -> None:
-    if settings.group_weighting == "rollout":
-        return
-    estimator, loss = config.algorithm.adv_estimator, select(config, "actor_rollout_ref.actor.policy_loss.loss_mode")
-    if estimator not in PROMPT_WEIGHTED:
-        raise ConfigError(
-            f"knapsack.group_weighting=prompt cannot weigh the advantages of {estimator!r}: choose "
-            f"algorithm.adv_estimator from {', '.join(PROMPT_WEIGHTED)}, or group_weighting=rollout"
-        )
-    if (loss or "vanilla") not in _LINEAR_LOSSES:
-        raise ConfigError(
-            f"knapsack.group_weighting=prompt scales advantages, and the policy loss {loss!r} does not scale with "
-            f"them: choose loss_mode from {', '.join(_LINEAR_LOSSES)}, or group_weighting=rollout"
-        )

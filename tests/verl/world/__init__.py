@@ -1,1 +1,1 @@
-"""A small world in which verl's real trainer runs on a CPU: verl has no CPU mode of its own."""
+"""An environment in which verl's real trainer runs on a CPU: verl has no CPU mode of its own."""

@@ -1,4 +1,4 @@
-"""A tiny Qwen2, a tokenizer of bytes, and prompts that range from impossible to free."""
+"""A tiny Qwen2, a tokenizer of bytes, and prompts with success rates from 0 to 1."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ CHAT = (
     "{% if add_generation_prompt %}<|im_start|>a\n{% endif %}"
 )
 
-# A response succeeds if its first byte is below the prompt's limit: of 259 tokens, at first about limit / 259 do.
+# A response succeeds if its first byte is below the prompt's limit: before training, with a probability of about
+# limit / 259, the number of tokens.
 LIMITS = (0, 4, 16, 32, 64, 96, 128, 70_000)
 PROMPTS = 16
 

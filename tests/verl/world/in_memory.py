@@ -1,4 +1,4 @@
-"""verl's own manager and buffers with our hooks in them, around a queue in memory and workers that answer at once."""
+"""verl's manager and buffers with our hooks, a queue in memory, and workers that answer at once."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from verl.utils import tensordict_utils
 
-from knapsack_rl import PosteriorBeliefs
+from knapsack_rl import BetaBeliefs
 from knapsack_rl.verl.buffers import KnapsackReplayBuffer, KnapsackReplayBufferAsync
 from knapsack_rl.verl.command import overrides
 from knapsack_rl.verl.hooks import KnapsackAgentLoopManager, SaveBeliefs
-from knapsack_rl.verl.run import prompt_ids
-from knapsack_rl.verl.shared import SharedRun
+from knapsack_rl.verl.run import SharedRun, prompt_ids
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "same_plans.json").read_text())
 CONFIGURATION = Path(next(iter(verl.trainer.__path__))) / "config"
@@ -44,13 +43,13 @@ def refusable() -> DictConfig:
 
 
 def changed(*words: str) -> DictConfig:
-    """That configuration with some overrides more."""
+    """The configuration of `refusable` with more overrides."""
     base = refusable().copy()
     OmegaConf.set_struct(base, False)
     return DictConfig(OmegaConf.merge(base, OmegaConf.from_dotlist([word.lstrip("+") for word in words])))
 
 
-# (uid, prompt, planned count) -> the reward of each rollout; None where the rollout fails.
+# (uid, prompt, planned count) -> the reward of each rollout; None for a rollout that fails.
 Answer = Callable[[str, int, int], list[float | None]]
 
 
@@ -83,12 +82,12 @@ class Queue:
 
 
 class World:
-    """One task runner: its configuration, trainer, hooks, and what the agents answer."""
+    """One task runner: its configuration, trainer, hooks, and the agents' answers."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str, mode: str = "sync") -> None:
         self.queue = Queue(monkeypatch)
         monkeypatch.setattr(ray, "get", lambda futures: futures)
-        given = ["actor_rollout_ref.rollout.n=4", f"trainer.default_local_dir={folder}"]
+        given = ["actor_rollout_ref.rollout.n=4", f"trainer.default_local_dir={folder}", "+knapsack.rule=beta"]
         self.config: DictConfig = changed(*given, *overrides(mode), *words)
         self.steps_per_epoch, self.total_training_steps = 2, 100
         self.local_trigger_step, self.parameter_sync_step = 0, 1
@@ -120,10 +119,10 @@ class World:
         self.generate(self.step, [100 + len(self.refilled)] * prompts)
         return prompts
 
-    def generate(self, step: int, prompts: list[int], **more: Any) -> None:
-        """What verl's trainer does with a batch from its data loader."""
+    def generate(self, step: int, prompts: list[int], uids: list[str] | None = None, **more: Any) -> None:
+        """Prepare and submit a batch as verl's trainer does."""
         columns = {
-            "uid": [f"uid-{step}-{len(self.refilled)}-{prompt}-{i}" for i, prompt in enumerate(prompts)],
+            "uid": uids or [f"uid-{step}-{len(self.refilled)}-{prompt}-{i}" for i, prompt in enumerate(prompts)],
             "index": prompts,
             "data_source": ["numbers"] * len(prompts),
             "raw_prompt": [GOLDEN["prompts"][prompt % len(GOLDEN["prompts"])] for prompt in prompts],
@@ -137,7 +136,7 @@ class World:
         self.manager.generate_sequences(prepared)
 
     def work(self, chunk: Any) -> None:
-        """What verl's agent loop workers do with their share, at once."""
+        """Generate as verl's agent loop workers do, at once."""
         train = "validate" not in chunk
         for i in range(len(chunk)):
             uid, prompt = chunk["uid"][i], int(chunk["index"][i])
@@ -159,15 +158,15 @@ class World:
                     }
 
     def evidence(self, prompts: list[int]) -> list[float]:
-        """Rollouts learned from, by prompt; with beliefs that do not fade."""
+        """Rollouts learned from, by prompt, under a half-life that is never reached."""
         beliefs = self.run.session.allocator.beliefs  # type: ignore[attr-defined]
-        assert isinstance(beliefs, PosteriorBeliefs)
+        assert isinstance(beliefs, BetaBeliefs)
         beliefs.half_life = 1e9
-        return [round(float(x), 3) for x in beliefs.forecast(ids_of(prompts), self.step).strength_P - 1.0]
+        return [round(float(x), 3) for x in beliefs.forecast(ids_of(prompts), self.step).pseudo_count_P - 1.0]
 
 
 def ids_of(prompts: list[int]) -> list[str]:
-    """What we call these prompts."""
+    """Stable ids of these prompts."""
     texts = [GOLDEN["prompts"][prompt % len(GOLDEN["prompts"])] for prompt in prompts]
     return prompt_ids("index", prompts, ["numbers"] * len(prompts), texts)
 

@@ -1,4 +1,4 @@
-"""verl's own command, in the small world."""
+"""verl's own command, in the environment of this package."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ ENVIRONMENT = {
     "VERL_ENGINE_DEVICE": "cuda",  # the name under which verl keeps its FSDP engine
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",  # or the workers wait for whatever else runs on the machine
-    "RAY_prestart_worker_first_driver": "0",  # verl's actors have an environment of their own, and use none of these
+    "RAY_worker_niceness": "0",  # otherwise the workers wait for other processes of the machine
+    "RAY_prestart_worker_first_driver": "0",  # verl's actors have another environment, and use none of these
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
@@ -33,7 +33,7 @@ ENVIRONMENT = {
 
 @dataclass
 class Training:
-    """One training run; ``start`` it as often as it is killed."""
+    """One training run; ``start`` resumes it after a kill."""
 
     folder: Path
     workers: int = 1
@@ -83,7 +83,7 @@ class Training:
         assert code == 0, f"verl ended with {code}:\n{self.log.read_text(errors='replace')[-6000:]}"
 
     def run_until(self, enough: Callable[[], bool], timeout: float = 400.0) -> None:
-        """Train until something has happened, then SIGKILL the driver and everything it started."""
+        """Train until ``enough`` returns true, then SIGKILL the driver and everything it started."""
         process = self.start()
         try:
             end = time.monotonic() + timeout
@@ -136,7 +136,7 @@ class Training:
             "reward.custom_reward_function.name=compute_score",
             "reward.num_workers=1",
             "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
-            "+ray_kwargs.ray_init.address=local",  # a cluster of its own, whatever else runs on the machine
+            "+ray_kwargs.ray_init.address=local",  # a separate cluster
             "ray_kwargs.ray_init.num_cpus=16",
             f"+ray_kwargs.ray_init.num_gpus={self.workers}",
             f"+ray_kwargs.ray_init.object_store_memory={256 << 20}",

@@ -1,7 +1,7 @@
 """Loaded in every process of verl (VERL_USE_EXTERNAL_MODULES): a CPU platform, and a rollout engine from hf_rollout.
 
-What is real in such a run: Ray, verl's task runner and trainer, TransferQueue, agent and reward loops, FSDP2 on gloo,
-the path of the weights, balancing, padding, checkpoints. What is not: CUDA, NCCL, flash-attention, vLLM.
+Real in such a run: Ray, verl's task runner and trainer, TransferQueue, agent and reward loops, FSDP2 on gloo, the
+transfer of weights, balancing, padding, checkpoints. Not real: CUDA, NCCL, flash-attention, vLLM.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from verl.workers.rollout import base, replica
 
 
 class _CpuDevice(types.ModuleType):
-    """Answers what verl asks of torch.cuda."""
+    """Stands in for torch.cuda."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -109,7 +109,7 @@ class CpuPlatform(PlatformBase):
         pass
 
     def ray_resource_name(self) -> str:
-        return "GPU"  # a logical one, which the command line grants
+        return "GPU"  # a logical one, declared on the command line
 
     def ray_noset_envvars(self) -> list[str]:
         return []

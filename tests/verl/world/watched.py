@@ -1,4 +1,4 @@
-"""Our replay buffers, polling fast, and a record of what verl makes of their rows: rewards and advantages."""
+"""Our replay buffers with a short poll interval, and a record of the rewards and advantages that verl computes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The evidence: what compares rules. `knapsack_rl` never imports it."""

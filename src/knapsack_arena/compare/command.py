@@ -1,0 +1,78 @@
+"""`knapsack-rl compare`: rules side by side on simulated policies, at the same budget."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    add = parser.add_argument
+    add("--rules", default="all", metavar="A,B,...", help="names of rules, or path.py:name; 'all': every built-in rule")
+    add("--presets", default="easy,balanced,hard,late", metavar="A,B,...", help="simulated populations, or traces of"
+        " runs, each of which becomes a population fitted to it")  # fmt: skip
+    add("--seeds", type=int, default=5, metavar="N", help="runs of each rule on each preset, with seeds from 0")
+    add("--prompts", type=int, default=4096, metavar="N", help="number of prompts in the data set")
+    add("--groups", type=int, default=256, metavar="N", help="prompts per step under equal division")
+    add("--average", type=int, default=8, metavar="N", help="rollouts per prompt on average")
+    add("--steps", type=int, default=300, metavar="N", help="steps under equal division; they define the budget")
+    add("--budget", choices=("rollouts", "tokens"), default="rollouts", help="unit in which all rules spend the same")
+    add_run_arguments(parser, Path("comparison"))
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, out: Path) -> None:
+    """Declare the options that say where trials run, and where results go."""
+    add = parser.add_argument
+    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes at a time, of one thread each")
+    add("--ray", metavar="ADDRESS", help="run trials as Ray tasks: 'local' starts Ray here with --workers CPUs, 'auto'"
+        " or HOST:PORT connects to a running cluster")  # fmt: skip
+    add("--out", type=Path, default=out, metavar="DIR", help="folder of the results; finished trials there are kept")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the comparison, print the ranking, and write the table and the page.
+
+    Returns:
+        0, or 1 if a trial failed.
+
+    Raises:
+        ValueError, OSError, ModuleNotFoundError: the error in one line.
+        KeyboardInterrupt: Ctrl-C; finished trials are kept.
+    """
+    from rich.console import Console
+
+    from knapsack_arena.compare.display import ranking_table
+    from knapsack_arena.compare.experiment import names_in, run_experiment, simulator_experiment
+    from knapsack_arena.compare.page import write_comparison
+    from knapsack_arena.compare.ranking import rank
+    from knapsack_arena.compare.results import write_results
+    from knapsack_arena.compare.trials import TrialSettings
+    from knapsack_arena.compare.workers import make_backend
+    from knapsack_arena.registry import REGISTRY
+
+    settings = TrialSettings(arguments.prompts, arguments.groups, arguments.average, arguments.steps, arguments.budget)
+    rules = tuple(rule for name in names_in(arguments.rules) for rule in (REGISTRY if name == "all" else (name,)))
+    seeds = tuple(range(arguments.seeds))
+    experiment = simulator_experiment(rules, names_in(arguments.presets), seeds, settings)
+    backend = make_backend(arguments.workers, arguments.ray)
+    console = Console()
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    try:
+        results, failures = run_experiment(experiment, arguments.out, backend, console)
+    except KeyboardInterrupt:
+        say("stopped: finished trials are kept, and the same command continues from there")
+        raise
+    certainty = f"95 % interval over {len(seeds)} seeds" if len(seeds) > 1 else "one seed, hence no interval"
+    title = f"Mean success rate ahead of uniform after the same {settings.budget}, {certainty}"
+    console.print(ranking_table(rank(results), results.presets, title, console.width))
+    for failure in failures:
+        say(f"failed: {failure.trial.name}: {failure.error}")
+    write_results(results, arguments.out / "results.parquet")
+    page = write_comparison(results, experiment, failures, arguments.out / "report.html")
+    say(f"{arguments.out / 'results.parquet'}\n{page}")
+    return 1 if failures else 0

@@ -1,0 +1,137 @@
+"""A small language model as an environment for rules: the simulator's interface, with a real policy."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import torch
+
+from knapsack_arena.lab.policy import Policy, Tokens
+from knapsack_arena.lab.regimes import Regime
+from knapsack_arena.strategies import Batch, RolloutRequest
+from knapsack_rl.advantages import EPSILON, group_statistics, prompt_weights
+from knapsack_rl.features.policy import as_prompt_features
+from knapsack_rl.notation import FloatArray, PromptFeatures
+from knapsack_rl.outcomes import Outcomes
+
+# Optimizer steps after which a rollout that was not trained on is dropped.
+KEPT_STEPS: Final = 8
+
+
+@dataclass(frozen=True)
+class Loss:
+    """How rollouts become an update.
+
+    Attributes:
+        weighting: whether every rollout weighs the same (the paper's code), or every prompt.
+        scaled: whether advantages are divided by the group's standard deviation.
+    """
+
+    weighting: Literal["rollout", "prompt"] = "rollout"
+    scaled: bool = True
+
+
+class LanguageModelEnvironment:
+    """A regime's policy under training.
+
+    Attributes:
+        prompt_ids: of all training prompts.
+        step: optimizer steps done.
+    """
+
+    def __init__(self, regime: Regime, seed: int, loss: Loss | None = None) -> None:
+        """The base model of a regime before its first step; ``seed`` determines prompt order and all sampling."""
+        self.regime, self.seed, self.loss = regime, seed, loss or Loss()
+        items = [*regime.train, *regime.heldout]
+        self.policy = Policy(
+            regime.base_model(),
+            [item.prompt for item in items],
+            [item.answer for item in items],
+            regime.learning_rate,
+            regime.longest,
+        )
+        self.prompt_ids = tuple(item.prompt for item in regime.train)
+        self.step = 0
+        self._row = {prompt_id: row for row, prompt_id in enumerate(self.prompt_ids)}
+        self._heldout = range(len(regime.train), len(items))
+        self._epoch, self._order = 0, np.empty(0, dtype=np.int64)
+        self._rounds = 0
+        # Rollouts that were not trained on yet, by prompt and reward, each with its step. Rollouts of the same prompt
+        # and reward are exchangeable, so a batch that names both takes any of them.
+        self._untrained: dict[tuple[int, float], list[tuple[int, Tokens]]] = defaultdict(list)
+
+    def take(self, count: int) -> tuple[str, ...]:
+        """The next prompts of the seeded order, all different; each epoch has another order.
+
+        Raises:
+            ValueError: more prompts than there are.
+        """
+        if count > len(self.prompt_ids):
+            raise ValueError(f"{count} prompts were asked for, there are {len(self.prompt_ids)}: use a smaller pool")
+        taken = self._order[:count]
+        self._order = self._order[count:]
+        if len(taken) < count:
+            order = np.random.default_rng([self.seed, self._epoch]).permutation(len(self.prompt_ids))
+            self._epoch += 1
+            unseen = ~np.isin(order, taken)
+            more = order[unseen][: count - len(taken)]
+            self._order = order[~np.isin(order, more)]
+            taken = np.concatenate([taken, more])
+        return tuple(self.prompt_ids[row] for row in taken)
+
+    def generate(self, request: RolloutRequest) -> Outcomes:
+        """Sample and score a round of rollouts."""
+        chosen = np.flatnonzero(request.counts_P)
+        which = [self._row[request.prompt_ids[i]] for i in chosen]
+        generator = torch.Generator().manual_seed(int(np.random.default_rng([self.seed, self._rounds]).integers(2**62)))
+        self._rounds += 1
+        answers = self.policy.sample(which, request.counts_P[chosen].tolist(), generator)
+        rows = np.repeat(which, request.counts_P[chosen])
+        rewards = [float(tokens == self.policy.answers[row]) for row, tokens in zip(rows, answers, strict=True)]
+        for row, reward, tokens in zip(rows.tolist(), rewards, answers, strict=True):
+            self._untrained[row, reward].append((self.step, tokens))
+        lengths = np.array([len(tokens) for tokens in answers], dtype=np.int64)
+        return Outcomes(self.step, request.prompt_ids, request.counts_P, np.array(rewards), lengths)
+
+    def train(self, batch: Batch) -> None:
+        """Take one optimizer step on a batch."""
+        outcomes = batch.outcomes
+        rows = np.array([self._row[prompt_id] for prompt_id in outcomes.prompt_ids])[outcomes.group_PG]
+        pairs = zip(rows.tolist(), outcomes.rewards_PG.tolist(), strict=True)
+        answers = [self._untrained[pair].pop()[1] for pair in pairs]
+        self.policy.learn(rows.tolist(), answers, torch.tensor(self._advantages(batch), dtype=torch.float32))
+        self.step += 1
+        for key, kept in list(self._untrained.items()):
+            self._untrained[key] = [(step, tokens) for step, tokens in kept if step > self.step - KEPT_STEPS]
+            if not self._untrained[key]:
+                del self._untrained[key]
+
+    def success_rates(self, prompt_ids: Sequence[str] | None = None) -> FloatArray:
+        """True success rates now, of all training prompts by default; ``[P]``."""
+        which = range(len(self.prompt_ids)) if prompt_ids is None else [self._row[i] for i in prompt_ids]
+        return self.policy.success_rates(which)
+
+    def held_out_rates(self) -> FloatArray:
+        """True success rates of the held-out prompts, ``[P]``."""
+        return self.policy.success_rates(self._heldout)
+
+    def hidden_states(self, prompt_ids: Sequence[str]) -> PromptFeatures:
+        """Features of prompts from one forward pass of the policy."""
+        return as_prompt_features(self.policy.hidden_states([self._row[prompt_id] for prompt_id in prompt_ids]))
+
+    def _advantages(self, batch: Batch) -> FloatArray:
+        """GRPO's advantages of all rollouts of a batch, weighted as the loss requires; ``[PG]``."""
+        outcomes, group_PG = batch.outcomes, batch.outcomes.group_PG
+        found = group_statistics(group_PG, outcomes.rewards_PG, len(outcomes.prompt_ids))
+        baseline_P = found.mean_P if batch.baseline_P is None else batch.baseline_P
+        scale_P = found.deviation_P if batch.scale_P is None else batch.scale_P
+        advantages_PG: FloatArray = outcomes.rewards_PG - baseline_P[group_PG]
+        if self.loss.scaled:
+            advantages_PG = advantages_PG / (scale_P[group_PG] + EPSILON)
+        if self.loss.weighting == "prompt":
+            advantages_PG = advantages_PG * prompt_weights(outcomes.counts_P)[group_PG]
+        return advantages_PG

@@ -1,0 +1,1 @@
+"""Forecast each prompt's success rate, and update the forecast with outcomes."""

@@ -1,0 +1,293 @@
+"""Beliefs calibrated online: a logistic regression combines own counts, the outcome of the last group, and features.
+
+Inputs: the prompt's own decayed counts, the outcome of its last group, and optional features. None of these is a
+calibrated success rate: a prompt whose last group was mixed has since been trained on and has become easier; own counts
+are informative where nothing transfers between prompts, and less so where many prompts need the same skill. So a
+regression, fitted online to forecasts and their outcomes, combines them:
+
+    logit p = w . (1, f, f * e, own * e, last mixed, last unsolved, last solved, confidence x (1, last ...))
+
+where *own* is the log odds of the prompt's own counts, *e* = n / (n + 4) their weight of evidence for n decayed
+rollouts, and *f* the log odds by a second regression, on the features of all prompts. Without features, *f* is the log
+odds of the running success rate of all prompts. The coefficients of *confidence* are fitted separately per outcome of
+the last group, because confidence means different things after a solved and an unsolved group. The pseudo-count of the
+Beta belief is estimated by `Concentration`.
+
+Measured best so far (docs/beliefs.md): hidden states of the policy at the end of the prompt as features, and its
+confidence in the next token. Uninformative inputs get coefficients near zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from knapsack_rl.beliefs.beta import BetaBeliefs
+from knapsack_rl.beliefs.forecast import Forecast
+from knapsack_rl.beliefs.online_logistic import MIN_RATE, Concentration, OnlineLogistic, logistic, logit
+from knapsack_rl.files import BeliefFileError, State, check_kind, saved_array
+from knapsack_rl.notation import FloatArray, IntArray, PromptFeatures
+from knapsack_rl.outcomes import Outcomes
+
+KIND = "calibrated"
+# Own rollouts n at which the weight of evidence n / (n + scale) is 1/2.
+EVIDENCE_SCALE = 4.0
+# Most rollouts for which a group counts in the combiner and in the feature model: its rollouts are correlated.
+MAX_COUNTED, MAX_COUNTED_BY_FEATURES = 8, 4
+# Factor of the precision after each batch, and precision of the initial prior, of the combiner and the feature model.
+DISCOUNT, FEATURES_DISCOUNT = 0.97, 0.985
+RIDGE, FEATURES_RIDGE, INTERCEPT_RIDGE = 2.0, 10.0, 0.01
+# Prior mean of the combiner's weights of (1, f, f * e, own * e, last mixed, last unsolved, last solved).
+PRIOR_WEIGHTS = (0.0, 0.6, 0.0, 0.4, 0.0, 0.0, 0.0)
+MAX_LOGIT = 6.0
+# Wider features are reduced by a random projection, which preserves inner products approximately, to bound time.
+MAX_FEATURES = 512
+# Outcome of a prompt's last group, as bits: whether it had a success and whether it had a failure.
+SUCCESS, FAILURE = 1, 2
+RESULTS = (SUCCESS | FAILURE, FAILURE, SUCCESS)
+
+
+class CalibratedBeliefs(BetaBeliefs):
+    """Beta beliefs whose mean is a regression on own counts, last outcome and features (formula in the module).
+
+    Memory: as `BetaBeliefs`, one byte more per prompt, and a square matrix of the number of features.
+    """
+
+    COLUMNS: Mapping[str, DTypeLike] = {**BetaBeliefs.COLUMNS, "last": np.uint8}
+
+    def __init__(self, half_life: float = 64.0) -> None:
+        """Start without observations.
+
+        Args:
+            half_life: steps after which a prompt's own observations count half.
+
+        Raises:
+            ValueError: a half-life that is not positive and finite.
+        """
+        super().__init__(half_life, prior=(0.4, 0.4))
+        self.combiner: OnlineLogistic | None = None
+        self.feature_model: OnlineLogistic | None = None
+        self.concentration = Concentration(DISCOUNT)
+
+    def forecast(self, prompt_ids: Sequence[str], step: int, features: PromptFeatures | None = None) -> Forecast:
+        """Forecast the success rates of these prompts at a step. Changes nothing.
+
+        Args:
+            prompt_ids: ids of the prompts, ``[P]``.
+            step: generation step.
+            features: current features of the prompts, or None. The number of features must not change during a run.
+
+        Raises:
+            ValueError: features that do not match the prompts, or a number of features that changed.
+        """
+        with self.table.lock:
+            counts = self._by_counts(prompt_ids, step)
+            signals_P_S, evidence_P = self._signals(prompt_ids, counts, self._normalised(features, len(prompt_ids)))
+            pseudo_count_P = self.concentration.pseudo_count(evidence_P)
+            rates_P = self._combined(signals_P_S)
+        return Forecast(rates_P, pseudo_count_P, counts.seen_P, counts.tokens_P, counts.steps_since_observed_P)
+
+    def observe(self, outcomes: Outcomes) -> None:
+        """Fit the regressions with ``outcomes.features`` as input, then add the outcomes to the prompts' own counts."""
+        answered = np.flatnonzero(outcomes.attempts_P)
+        if not answered.size:
+            return
+        ids = [outcomes.prompt_ids[i] for i in answered]
+        successes_P, attempts_P = outcomes.successes_P[answered], outcomes.attempts_P[answered]
+        given = None if outcomes.features is None else outcomes.features.take(answered)
+        with self.table.lock:
+            features = self._normalised(given, len(ids))
+            signals_P_S, evidence_P = self._signals(ids, self._by_counts(ids, outcomes.step), features)
+            self.concentration.learn(evidence_P, self._combined(signals_P_S), successes_P, attempts_P)
+            self.combiner = self.combiner or _new_combiner(signals_P_S.shape[1])
+            self.feature_model = _widened(self.feature_model, features.features_P_F.shape[1])
+            for learner, inputs, most in (
+                (self.combiner, signals_P_S, MAX_COUNTED),
+                (self.feature_model, features.features_P_F, MAX_COUNTED_BY_FEATURES),
+            ):
+                share_P = np.minimum(attempts_P, most) / attempts_P
+                learner.learn(inputs, successes_P * share_P, attempts_P * share_P)
+            steps_before_P = self._last_steps(ids)
+            self._count(outcomes)
+            self._remember_results(ids, outcomes.step - steps_before_P, successes_P, attempts_P)
+
+    @property
+    def header(self) -> Mapping[str, object]:
+        """The kind of these beliefs. The half-life is not restored from saved state."""
+        return {"kind": KIND}
+
+    def state_dict(self, copy: bool = True) -> State:
+        """Return everything learned, as arrays and plain values; without ``copy`` arrays are views of the table."""
+        with self.table.lock:
+            learners = {"combiner": self.combiner, "feature_model": self.feature_model}
+            learned = {name: learner.state_dict() for name, learner in learners.items() if learner is not None}
+            return super().state_dict(copy) | {"concentration": self.concentration.record_L_G.copy()} | learned
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned; the half-life of this object is kept. On a failure nothing changes.
+
+        Raises:
+            BeliefFileError: state of another kind, or damaged.
+        """
+        check_kind(state, **self.header)
+        record = saved_array(state, "concentration", np.float64, self.concentration.record_L_G.shape)
+        combiner = _restored(_new_combiner, state.get("combiner"))
+        feature_model = _restored(_new_feature_model, state.get("feature_model"))
+        if combiner is not None and (combiner.weights_F.size - len(PRIOR_WEIGHTS)) % (1 + len(RESULTS)):
+            raise BeliefFileError(f"it holds a combiner of {combiner.weights_F.size} weights, which is not 7 + 4 * C")
+        with self.table.lock:
+            super().load_state_dict(state)
+            self.concentration.record_L_G = record
+            self.combiner, self.feature_model = combiner, feature_model
+
+    def _combined(self, signals_P_S: FloatArray) -> FloatArray:
+        """Success rates by the combiner, ``[P]``, clipped to [MIN_RATE, 1 - MIN_RATE]."""
+        combiner = self.combiner or _new_combiner(signals_P_S.shape[1])
+        rates_P: FloatArray = np.clip(logistic(combiner.logits(signals_P_S)), MIN_RATE, 1 - MIN_RATE)
+        return rates_P
+
+    def _signals(
+        self, prompt_ids: Sequence[str], counts: Forecast, features: PromptFeatures
+    ) -> tuple[FloatArray, FloatArray]:
+        """Inputs of the combiner, ``[P, 7 + 4 * C]``, and the weight of the prompts' own evidence, ``[P]``."""
+        by_features_P = np.zeros(len(prompt_ids))
+        if self.feature_model is not None:
+            model = _widened(self.feature_model, features.features_P_F.shape[1])
+            _check_same("features", features.features_P_F.shape[1] - 1, model.weights_F.size - 1)
+            logits_P = model.logits(features.features_P_F)
+            by_features_P = np.clip(logits_P, -MAX_LOGIT, MAX_LOGIT)
+        if self.combiner is not None:
+            _check_same("confidence values", features.confidence_P_C.shape[1], _confidence_size(self.combiner))
+        evidence_P = np.maximum(counts.pseudo_count_P - sum(self.prior), 0)
+        share_P = evidence_P / (evidence_P + EVIDENCE_SCALE)
+        rows = self.table.rows(prompt_ids)
+        last_P = np.zeros(len(prompt_ids), dtype=np.uint8)
+        last_P[rows >= 0] = self.table["last"][rows[rows >= 0]]
+        results = [last_P == bits for bits in RESULTS]
+        signals = [
+            np.ones_like(share_P),
+            by_features_P,
+            by_features_P * share_P,
+            logit(counts.success_rates_P) * share_P,
+            *results,
+        ]
+        for confidence_P in features.confidence_P_C.T:
+            signals += [confidence_P, *(confidence_P * result_P for result_P in results)]
+        return np.stack(signals, axis=1).astype(np.float64), share_P
+
+    def _normalised(self, given: PromptFeatures | None, prompts: int) -> PromptFeatures:
+        """Features scaled to a root mean square of 1 per prompt, with a constant as last column; confidence unchanged.
+
+        If no features are given, they are 0, in the numbers seen before, so that only the constant is used.
+        """
+        constant = np.ones((prompts, 1))
+        if given is None:
+            size = 0 if self.feature_model is None else self.feature_model.weights_F.size - 1
+            confidence_size = 0 if self.combiner is None else _confidence_size(self.combiner)
+            zeros = np.zeros((prompts, size))
+            return PromptFeatures(np.hstack([zeros, constant]), np.zeros((prompts, confidence_size)))
+        found = _checked("features", given.features_P_F, prompts)
+        if found.shape[1] > MAX_FEATURES:
+            found = found @ _projection(found.shape[1])
+        scale = np.sqrt((found**2).mean(axis=1, keepdims=True)) if found.shape[1] else constant
+        found = np.hstack([found / np.maximum(scale, 1e-12), constant])
+        return PromptFeatures(found, _checked("confidence", given.confidence_P_C, prompts))
+
+    def _last_steps(self, prompt_ids: Sequence[str]) -> IntArray:
+        """Step in which each prompt was last observed, ``[P]``; -1 if it never was."""
+        rows = self.table.rows(prompt_ids)
+        steps = np.full(rows.size, -1, dtype=np.int64)
+        steps[rows >= 0] = self.table["step"][rows[rows >= 0]]
+        return steps
+
+    def _remember_results(
+        self, prompt_ids: Sequence[str], steps_since_P: IntArray, successes_P: IntArray, attempts_P: IntArray
+    ) -> None:
+        """Store the outcome of each prompt's latest group; parts of a group are combined, older groups are ignored."""
+        rows = self.table.rows(prompt_ids)
+        results = np.where(successes_P > 0, SUCCESS, 0) | np.where(successes_P < attempts_P, FAILURE, 0)
+        last = self.table["last"]
+        last[rows[steps_since_P > 0]] = 0
+        current = steps_since_P >= 0
+        np.bitwise_or.at(last, rows[current], results[current].astype(np.uint8))
+
+
+def _new_combiner(signals: int) -> OnlineLogistic:
+    """A regression on this number of signals; the weights of confidence, the last ones, have a prior mean of 0."""
+    prior = np.zeros(signals)
+    prior[: len(PRIOR_WEIGHTS)] = PRIOR_WEIGHTS
+    return OnlineLogistic(prior, np.full(signals, RIDGE), DISCOUNT)
+
+
+def _new_feature_model(features: int) -> OnlineLogistic:
+    """A regression on this number of features, the last of which is the constant."""
+    ridge = np.full(features, FEATURES_RIDGE)
+    ridge[-1] = INTERCEPT_RIDGE
+    return OnlineLogistic(np.zeros(features), ridge, FEATURES_DISCOUNT)
+
+
+def _widened(model: OnlineLogistic | None, features: int) -> OnlineLogistic:
+    """The model for this number of features: ``model``, or a new one if it is None or has the constant only.
+
+    The new one takes over weight and precision of the constant.
+    """
+    if model is not None and not model.weights_F.size == 1 < features:
+        return model
+    new = _new_feature_model(features)
+    if model is not None:
+        new.weights_F[-1], new.precision_F_F[-1, -1] = model.weights_F[0], model.precision_F_F[0, 0]
+    return new
+
+
+def _restored(new: Callable[[int], OnlineLogistic], state: Mapping[str, Any] | None) -> OnlineLogistic | None:
+    """Rebuild a saved regression; None if none was saved.
+
+    Raises:
+        BeliefFileError: arrays that are missing, or whose shapes do not match.
+    """
+    if state is None:
+        return None
+    weights_F = saved_array(state, "weights", np.float64, (None,))
+    learner = new(weights_F.size)
+    learner.weights_F = weights_F
+    learner.precision_F_F = saved_array(state, "precision", np.float64, (weights_F.size, weights_F.size))
+    return learner
+
+
+def _confidence_size(combiner: OnlineLogistic) -> int:
+    """Number of confidence values per prompt for which a combiner has weights."""
+    return (combiner.weights_F.size - len(PRIOR_WEIGHTS)) // (1 + len(RESULTS))
+
+
+@cache
+def _projection(features: int) -> FloatArray:
+    """A random projection to ``MAX_FEATURES`` dimensions, ``[features, MAX_FEATURES]``, the same in every process."""
+    return np.random.default_rng(features).standard_normal((features, MAX_FEATURES))
+
+
+def _checked(what: str, given: FloatArray, prompts: int) -> FloatArray:
+    """Convert to floats and check: one row of finite numbers for each prompt.
+
+    Raises:
+        ValueError: another shape, NaN or infinity.
+    """
+    found = np.asarray(given, dtype=np.float64)
+    if found.ndim != 2 or len(found) != prompts or not np.isfinite(found).all():
+        raise ValueError(
+            f"{what} of {prompts} prompts have shape {found.shape}, or are not all finite: give one row of finite "
+            "numbers for each prompt"
+        )
+    return found
+
+
+def _check_same(what: str, given: int, learned: int) -> None:
+    """Raise ValueError unless the number of inputs is the number that the beliefs were fitted with."""
+    if given != learned:
+        raise ValueError(
+            f"prompts have {given} {what} each, and beliefs have learned from {learned}: use the same features during "
+            "the whole run, or start with new beliefs"
+        )

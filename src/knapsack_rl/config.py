@@ -1,0 +1,166 @@
+"""One configuration for every door: its names, its defaults, and the allocator that it describes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from knapsack_rl.allocator import KnapsackAllocator
+from knapsack_rl.beliefs.beta import HALF_LIFE_PASSES, BetaBeliefs
+from knapsack_rl.beliefs.calibrated import CalibratedBeliefs
+from knapsack_rl.beliefs.forecast import Beliefs
+from knapsack_rl.beliefs.window import WindowBeliefs
+from knapsack_rl.rules import expected_value, paper_rule, uniform_rule
+
+RuleName = Literal["calibrated", "beta", "paper", "uniform"]
+Weighting = Literal["prompt", "rollout"]
+
+RULES: tuple[RuleName, ...] = get_args(RuleName)
+# The others give every prompt a share, however many prompts there are: in a pool, groups of one.
+CHOOSING: tuple[RuleName, ...] = ("calibrated", "beta")
+# The laboratory's tuning seeds have four ahead of two (docs/log.md).
+DEFAULT_POOL = 4
+# Half-life in steps where the length of a pass over the data is not known: about an epoch of the paper's runs.
+DEFAULT_HALF_LIFE = 64.0
+# Half-lives without an observation after which an offered prompt gets a pair: its evidence then counts a quarter.
+OVERDUE_HALF_LIVES = 2.0
+
+
+@dataclass(frozen=True)
+class AllocationConfig:
+    """How rollouts are divided: the same names and defaults in every adapter and command.
+
+    An adapter may offer a field under the name that its trainer uses (``num_generations`` for ``average``): a table in
+    the adapter says which.
+
+    Attributes:
+        rule: ``calibrated`` (beliefs that learn from their own forecasts) or ``beta`` (a prompt's own counts), both by
+            expected value; ``paper`` (the authors' estimator and rules); ``uniform`` (stock GRPO, with beliefs and
+            trace).
+        average: rollouts of a prompt on average, if the step trained on as many prompts as without a pool.
+        pool: prompts offered for each that the trainer would take; with more than 1, the plan also chooses which
+            prompts are trained on. None: 4 where the rule can choose and ``min_count`` does not forbid it, at most
+            ``average``; else 1.
+        min_count: least rollouts of a prompt: at least 2, or 0 to let prompts be left out. None: 0 with a pool, else 2.
+        max_count: most rollouts of a prompt.
+        half_life: steps after which an observation counts half. None: 4 passes over the data where the length of a pass
+            is known, else 64.
+        success_threshold: least reward that counts as a success.
+        weighting: ``prompt`` (advantages are scaled so that every prompt weighs the same in the loss) or ``rollout`` (a
+            prompt weighs by its number of rollouts). None: ``prompt`` for the rules that choose, else ``rollout``.
+
+    Raises:
+        ValueError: a value that makes no sense, by name, with what to set instead.
+    """
+
+    rule: RuleName = "calibrated"
+    average: int = 8
+    pool: int | None = None
+    min_count: int | None = None
+    max_count: int = 128
+    half_life: float | None = None
+    success_threshold: float = 1.0
+    weighting: Weighting | None = None
+
+    def __post_init__(self) -> None:
+        self._check_types()
+        chooses = self.rule in CHOOSING
+        pool = self.pool
+        if pool is None:
+            pool = min(DEFAULT_POOL, self.average) if chooses and not self.min_count else 1
+        if pool > 1 and not chooses:
+            raise ValueError(
+                f"rule {self.rule!r} does not choose among a pool: use pool=1, or rule {' or '.join(CHOOSING)}"
+            )
+        if pool > 1 and self.min_count:
+            raise ValueError(
+                f"min_count is {self.min_count} with pool={pool}: a pool is there to choose from, so leave min_count "
+                "away, or set it to 0"
+            )
+        least = (0 if pool > 1 else 2) if self.min_count is None else self.min_count
+        if least < 0 or least == 1:
+            raise ValueError(f"min_count is {least}: a group of one has no gradient, use 0 or at least 2")
+        if self.max_count < max(least, 2):
+            raise ValueError(f"max_count is {self.max_count}: it must be at least 2 and at least min_count ({least})")
+        if not least <= self.average <= self.max_count:
+            raise ValueError(
+                f"average is {self.average}: the average number of rollouts must lie between min_count ({least}) and "
+                f"max_count ({self.max_count})"
+            )
+        weighting = self.weighting or ("prompt" if chooses else "rollout")
+        for name, value in (("pool", pool), ("min_count", least), ("weighting", weighting)):
+            object.__setattr__(self, name, value)
+
+    def make_allocator(self, steps_per_pass: float | None = None) -> KnapsackAllocator:
+        """The allocator that this describes, which has learned nothing.
+
+        Args:
+            steps_per_pass: generation steps of one pass over the data, where that is known.
+        """
+        half_life = self.half_life_in_steps(steps_per_pass)
+        beliefs: Beliefs = BetaBeliefs(half_life)
+        if self.rule == "calibrated":
+            beliefs = CalibratedBeliefs(half_life)
+        elif self.rule == "paper":
+            beliefs = WindowBeliefs()
+        rule = {"paper": paper_rule, "uniform": uniform_rule}.get(self.rule, expected_value)
+        assert self.min_count is not None
+        allocator = KnapsackAllocator(beliefs, rule, self.min_count, self.max_count)
+        self.set_half_life(allocator, half_life)
+        return allocator
+
+    def set_half_life(self, allocator: KnapsackAllocator, half_life: float) -> None:
+        """Set the half-life of an allocator of this configuration, and the waiting time that is counted in it."""
+        if isinstance(allocator.beliefs, BetaBeliefs):
+            allocator.beliefs.half_life = half_life
+        allocator.max_idle = OVERDUE_HALF_LIVES * half_life if self.min_count == 0 else None
+
+    def half_life_in_steps(self, steps_per_pass: float | None = None) -> float:
+        """The half-life, from the length of a pass if it was not set."""
+        if self.half_life is not None:
+            return float(self.half_life)
+        return DEFAULT_HALF_LIFE if steps_per_pass is None else HALF_LIFE_PASSES * max(float(steps_per_pass), 1.0)
+
+    def _check_types(self) -> None:
+        for name, least in (("average", 2), ("pool", 1), ("min_count", 0), ("max_count", 2)):
+            value = getattr(self, name)
+            if value is None and name in ("pool", "min_count"):
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name} is {value!r}: it must be a whole number of at least {least}")
+        for name, value in (("half_life", self.half_life), ("success_threshold", self.success_threshold)):
+            if value is None and name == "half_life":
+                continue
+            if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < float("inf"):
+                raise ValueError(f"{name} is {value!r}: it must be a finite number")
+        if self.half_life is not None and not self.half_life > 0:
+            raise ValueError(f"half_life is {self.half_life}: it counts steps and must be positive")
+        if self.rule not in RULES:
+            raise ValueError(f"there is no rule {self.rule!r}: choose from {', '.join(RULES)}")
+        if self.weighting not in (None, *get_args(Weighting)):
+            raise ValueError(f"weighting is {self.weighting!r}: choose 'prompt' or 'rollout'")
+
+
+FIELDS = tuple(field.name for field in fields(AllocationConfig))
+
+
+def from_dialect(aliases: Mapping[str, str], given: Mapping[str, Any]) -> AllocationConfig:
+    """The configuration that an adapter's own names describe; errors name the adapter's fields.
+
+    Args:
+        aliases: the adapter's name of each core field that it renames.
+        given: values by the adapter's names; what is missing keeps its default.
+
+    Raises:
+        ValueError: as `AllocationConfig`, with the adapter's names.
+    """
+    names = {core: aliases.get(core, core) for core in FIELDS}
+    try:
+        return AllocationConfig(**{core: given[name] for core, name in names.items() if name in given})
+    except ValueError as error:
+        message = str(error)
+        for core, name in names.items():
+            message = re.sub(rf"\b{core}(?= is |=| \(| away)", name, message)
+        raise ValueError(message) from error

@@ -1,0 +1,1 @@
+"""Features of prompts, for beliefs that learn from all prompts at once."""

@@ -1,0 +1,136 @@
+"""Build and check the limits, budgets and costs of a knapsack problem; the type of its solution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from knapsack_rl.notation import BoolArray, FloatArray, IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The counts that a solver chose.
+
+    Attributes:
+        counts_P: rollouts per prompt, ``[P]``.
+        value: total value of the counts.
+        price: value of the last rollout selected, per unit of cost (the paper's lambda); 0.0 if the limits left no
+            choice.
+        gap: upper bound on how much higher the optimum is; 0.0 means that the counts are optimal.
+    """
+
+    counts_P: IntArray
+    value: float
+    price: float
+    gap: float = 0.0
+
+
+def same_limits(prompts: int, low: int, high: int) -> tuple[IntArray, IntArray]:
+    """Return the same limits for every prompt, ``low_P, high_P``, each ``[prompts]``."""
+    return np.full(prompts, low, dtype=np.int64), np.full(prompts, high, dtype=np.int64)
+
+
+def equal_counts(prompts: int, budget: int) -> IntArray:
+    """Divide the budget equally, ``[prompts]``; the first prompts get one rollout more if it is not divisible.
+
+    Raises:
+        ValueError: no prompts, or a budget for which a group would have one rollout.
+    """
+    if prompts == 0:
+        raise ValueError("there are no prompts to plan for: pass at least one")
+    counts = spread_evenly(np.zeros(prompts, dtype=np.int64), np.ones(prompts, dtype=bool), budget)
+    if (counts == 1).any():
+        raise ValueError(f"{budget} rollouts for {prompts} prompts leave groups of one: give at least {2 * prompts}")
+    return counts
+
+
+def spread_evenly(counts_P: IntArray, receivers_P: BoolArray, amount: int, high: int | None = None) -> IntArray:
+    """Add ``amount`` rollouts to the counts, distributed as evenly as the limit allows; new counts ``[P]``.
+
+    A remainder goes to the first receivers below the limit, one rollout each. Rollouts beyond the limits of all
+    receivers are dropped.
+
+    Args:
+        counts_P: counts before, ``[P]``.
+        receivers_P: mask of the prompts that may get more, ``[P]``.
+        amount: rollouts to distribute.
+        high: most rollouts of a prompt; None for no limit.
+    """
+    counts_P, left = counts_P.copy(), amount
+    room_P = np.where(receivers_P, amount if high is None else high - counts_P, 0)
+    while left > 0 and (open_ := np.flatnonzero(room_P > 0)[:left]).size:
+        share = max(left // int(np.count_nonzero(room_P > 0)), 1)
+        more = np.minimum(share, room_P[open_])
+        counts_P[open_] += more
+        room_P[open_] -= more
+        left -= int(more.sum())
+    return counts_P
+
+
+def checked_limits(low_P: IntArray, high_P: IntArray) -> tuple[IntArray, IntArray]:
+    """Convert the limits to integers and check them: each must be 0 or at least 2, and low <= high.
+
+    Raises:
+        ValueError: limits that violate this; the message names the first such prompt.
+    """
+    low_P, high_P = np.asarray(low_P, dtype=np.int64), np.asarray(high_P, dtype=np.int64)
+    if low_P.shape != high_P.shape or low_P.ndim != 1:
+        raise ValueError(f"the limits have shapes {low_P.shape} and {high_P.shape}: one of each per prompt is needed")
+    for name, limit_P in (("a lower", low_P), ("an upper", high_P)):
+        wrong = (limit_P < 0) | (limit_P == 1)
+        if wrong.any():
+            i = int(np.argmax(wrong))
+            raise ValueError(
+                f"prompt {i} has {name} limit of {limit_P[i]}: a group of one has no gradient, use 0 or at least 2"
+            )
+    wrong = low_P > high_P
+    if wrong.any():
+        i = int(np.argmax(wrong))
+        raise ValueError(f"prompt {i} has limits {low_P[i]}..{high_P[i]}: the lower one is larger")
+    return low_P, high_P
+
+
+def checked_budget(budget: float, low_P: IntArray, high_P: IntArray) -> int:
+    """Convert the budget to an integer number of rollouts, and check it against the limits.
+
+    Raises:
+        ValueError: not a whole number, below the sum of the lower limits, or above the sum of the upper ones.
+    """
+    if not np.isfinite(budget) or budget != int(budget):
+        raise ValueError(f"a budget of {budget} rollouts is not a whole number")
+    least, most = int(low_P.sum()), int(high_P.sum())
+    if budget < least:
+        raise ValueError(
+            f"a budget of {budget} rollouts is below the {least} that the lower limits of {low_P.size} prompts ask for:"
+            " raise the budget or lower the limits"
+        )
+    if budget > most:
+        raise ValueError(
+            f"a budget of {budget} rollouts is above the {most} that the upper limits of {low_P.size} prompts allow:"
+            " lower the budget or raise the limits"
+        )
+    return int(budget)
+
+
+def checked_costs(cost_P: FloatArray, budget: float, low_P: IntArray) -> FloatArray:
+    """Convert the costs of one rollout of each prompt to floats, and check them and the budget, ``[P]``.
+
+    Raises:
+        ValueError: a cost that is not positive and finite, or a budget that is not finite or below the cost of the
+            lower limits.
+    """
+    cost_P = np.asarray(cost_P, dtype=np.float64)
+    if cost_P.shape != low_P.shape:
+        raise ValueError(f"{low_P.size} prompts need as many costs, not an array of shape {cost_P.shape}")
+    wrong = ~((cost_P > 0) & np.isfinite(cost_P))
+    if wrong.any():
+        i = int(np.argmax(wrong))
+        raise ValueError(f"prompt {i} costs {cost_P[i]} a rollout: costs must be positive and finite")
+    least = float((cost_P * low_P).sum())
+    if not np.isfinite(budget):
+        raise ValueError(f"a budget of {budget} is not finite")
+    if budget < least:
+        raise ValueError(f"a budget of {budget} does not cover the {least} that the lower limits cost")
+    return cost_P

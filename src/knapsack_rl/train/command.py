@@ -1,0 +1,275 @@
+"""`knapsack-rl train`: its options, and the steps of a job. Imports no framework for ``--help``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from knapsack_rl.tasks import TaskError
+from knapsack_rl.trace import TRACE_NAME, read_trace
+from knapsack_rl.train.job import (
+    FINISHED,
+    INTERRUPTED,
+    Job,
+    check_same,
+    free_output,
+    new_job,
+    quiet_frameworks,
+    resumable_output,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+RUN_FAILED = 1
+INTERRUPTED_BY_USER = 130
+# Fields of the trainer's configuration that the job sets, and the option to use instead.
+OWN: Final = {
+    "output_dir": "--output",
+    "seed": "--seed",
+    "max_steps": "--steps",
+    "rule": "--rules",
+    "resume_from_checkpoint": "--resume",
+    "trace_file": "none: the trace is always OUTPUT/RULE/trace.jsonl",
+}
+_EPILOG = """\
+All fields of TRL's GRPOConfig and of KnapsackGRPOConfig are options too, under the same names: --learning_rate 1e-5
+--num_generations 8 --max_generations 64 ... ; --config reads these names, and those above, from a YAML file.
+Without arguments: the embedded job, which trains a small language model twice from the same start, with uniform groups
+and with the rule `calibrated`, and compares the two.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the job; one that was not given is absent from the namespace."""
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.argument_default = argparse.SUPPRESS
+    add = parser.add_argument_group("model and data").add_argument
+    add("--model", metavar="NAME", help="embedded (default), smollm2, a local folder, or a Hugging Face id")
+    add(
+        "--dataset",
+        metavar="NAME",
+        help="embedded, reasoning-gym:TASK[?key=value&...], a .jsonl/.json/.parquet/.csv file, or a hub id[:config]",
+    )
+    add("--dataset-split", metavar="SPLIT", help="split of a hub data set (default: train)")
+    add("--prompt-column", metavar="NAME", help="column of the prompts (default: prompt)")
+    add("--answer-column", metavar="NAME", help="column of the answers (default: answer)")
+    add("--system-prompt", metavar="TEXT", help="first message of every conversation")
+    add("--reward", metavar="NAME", help="exact, math, or FILE.py:FUNCTION (default: that of the data set)")
+    add = parser.add_argument_group("training").add_argument
+    add(
+        "--rules",
+        metavar="A,B",
+        type=_names,
+        help="rules to train with, one run each: uniform, calibrated, beta, paper "
+        "(default: uniform,calibrated; real models: calibrated)",
+    )
+    add("--steps", metavar="N", type=int, help="optimizer steps (default: 180; real models: TRL's num_train_epochs)")
+    add("--seed", metavar="N", type=int, help="seed of data, order and samples (default: 0)")
+    add("--config", metavar="FILE", type=Path, help="YAML file of options; flags take precedence")
+    add(
+        "--output",
+        metavar="FOLDER",
+        type=Path,
+        help="folder of all results (default: the first free one of runs/train, runs/train-2, ...)",
+    )
+    add("--resume", action="store_true", help="resume an interrupted job: the one in --output, or the latest")
+
+
+def run(namespace: argparse.Namespace, extra_argv: Sequence[str]) -> int:
+    """Train, show the progress, and compare the runs.
+
+    Args:
+        namespace: the options of `add_arguments`.
+        extra_argv: all others: fields of TRL's configuration.
+
+    Returns:
+        Exit status: 0; 1 if a run failed; 130 if the job was interrupted.
+
+    Raises:
+        TaskError: an error that the user can correct, in one line.
+    """
+    quiet_frameworks()
+    given = vars(namespace)
+    config = read_yaml(given["config"]) if "config" in given else {}
+    options, rest = _own_options(given, config)
+    trainer = trainer_fields(extra_argv, rest)
+    output = given.get("output") or (Path(config["output"]) if "output" in config else None)
+    resume = given.get("resume", False)
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if resume:
+        output = resumable_output(output)
+        job = Job.load(output)
+        check_same(job, options, trainer, output)
+    else:
+        job = new_job(options, trainer)
+        if trainer:
+            check(job)
+        if alone:
+            output = free_output(output)
+            job.save(output)
+    if not alone:
+        return _in_torchrun(job, output, resume=resume)
+    assert output is not None
+    return _run_job(job, output, resume=resume)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read the mapping in a YAML file.
+
+    Raises:
+        TaskError: no such file, or no mapping.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise TaskError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise TaskError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise TaskError(f"{path} must hold a mapping of options to values")
+    return {str(key).replace("-", "_"): value for key, value in content.items()}
+
+
+def trainer_fields(argv: Sequence[str], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Parse the given fields of the trainer's configuration with TRL's parser; flags take precedence over the file.
+
+    Args:
+        argv: flags that are not options of the job.
+        config: keys of the YAML file that are not options of the job.
+
+    Raises:
+        TaskError: an unknown flag or key, a value of the wrong type, or a field that the job sets.
+    """
+    if not argv and not config:
+        return {}  # without importing TRL, which takes seconds
+    from transformers import HfArgumentParser
+
+    from knapsack_rl.trl.config import KnapsackGRPOConfig
+
+    known = {field.name for field in dataclasses.fields(KnapsackGRPOConfig) if field.init}
+    for name in config.keys() - known:
+        _refuse_unknown(name, known, "key of the configuration file")
+    parser = HfArgumentParser(KnapsackGRPOConfig, allow_abbrev=False, exit_on_error=False)
+    parser.error = _refuse
+    # The parser converts text in the file like a flag. Fields that were not given must not look as if they were.
+    absent = object()
+    parser.set_defaults(**{name: config.get(name, absent) for name in known})
+    try:
+        parsed, unknown = parser.parse_known_args(list(argv))
+    except argparse.ArgumentError as error:
+        raise TaskError(str(error)) from error
+    if unknown:
+        _refuse_unknown(unknown[0], known, "option" if unknown[0].startswith("-") else "argument")
+    given = {name: value for name, value in vars(parsed).items() if value is not absent}
+    for name in given.keys() & OWN.keys():
+        raise TaskError(f"{name} is set by the job: use {OWN[name]}")
+    return given
+
+
+def check(job: Job) -> None:
+    """Build the trainer's configuration of each rule, so that contradictions show before a run starts.
+
+    Raises:
+        TaskError: a setting that TRL or a rule refuses, in one line.
+    """
+    from knapsack_rl.trl.config import KnapsackGRPOConfig
+
+    for rule in job.rules:
+        try:
+            KnapsackGRPOConfig(**{**job.trainer_fields(), "output_dir": "unused", "rule": rule})
+        except (ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise TaskError(f"the training arguments do not fit the rule {rule}: {reason}") from error
+
+
+def _run_job(job: Job, output: Path, *, resume: bool) -> int:
+    """Run the rules as subprocesses, then print the table and write the report."""
+    from rich.console import Console
+
+    from knapsack_rl.train.launch import prepare_model, run_rules
+    from knapsack_rl.train.progress import print_summary, say
+
+    console = Console()
+    unfinished = [rule for rule in job.rules if not (resume and _finished(output / rule / TRACE_NAME))]
+    if unfinished:
+        prepare_model(job, console)
+        say(console, f"{job.model} on {job.dataset}, rules: {', '.join(unfinished)}; results go to {output}/")
+    ended = run_rules(job, output, unfinished, resume, console)
+    runs = print_summary(console, output, job.rules)
+    if runs:
+        _write_report([run.trace.path for run in runs], output, console)
+    if any(status not in (FINISHED, INTERRUPTED) for status in ended.values()):
+        return RUN_FAILED
+    if len(ended) < len(unfinished) or any(status != FINISHED for status in ended.values()):
+        say(console, f"interrupted; resume with: knapsack-rl train --resume --output {output}")
+        return INTERRUPTED_BY_USER
+    return 0
+
+
+def _in_torchrun(job: Job, output: Path | None, *, resume: bool) -> int:
+    """Train with a single rule as one of the processes of ``torchrun``; TRL shows the progress."""
+    from knapsack_rl.train.single_run import StopRequest, train
+
+    if output is None:
+        raise TaskError("under torchrun name the folder: --output FOLDER")
+    rule = job.rules[-1]
+    if len(job.rules) > 1:
+        raise TaskError(f"torchrun trains with one rule at a time: --rules {rule}")
+    if os.environ.get("RANK", "0") == "0" and not resume:
+        job.save(free_output(output))
+    stop = StopRequest()
+    stop.listen()
+    status = train(job, rule, output / rule, stop, resume)
+    return 0 if status == FINISHED else INTERRUPTED_BY_USER
+
+
+def _own_options(given: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of the job from flags and file, flags first; and the keys of the file that are not the job's."""
+    names = {field.name for field in dataclasses.fields(Job)} - {"trainer"}
+    options = {name: value for name, value in {**config, **given}.items() if name in names}
+    if isinstance(options.get("rules"), str | list):
+        options["rules"] = _names(options["rules"])
+    others = names | {"output", "resume", "config"}
+    return options, {name: value for name, value in config.items() if name not in others}
+
+
+def _names(text: str | Sequence[str]) -> tuple[str, ...]:
+    parts = text.split(",") if isinstance(text, str) else text
+    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+
+
+def _finished(trace: Path) -> bool:
+    return trace.is_file() and read_trace(trace).ended == "finished"
+
+
+def _write_report(traces: Sequence[Path], output: Path, console: Console) -> None:
+    from knapsack_rl.report import write_report
+    from knapsack_rl.train.progress import say
+
+    try:
+        say(console, f"report: {write_report(traces, output / 'report.html')}")
+    except ImportError as error:
+        # Training succeeded; the report can be made later.
+        say(console, f"no report: {error} (pip install 'knapsack-rl[report]', then knapsack-rl report {output})")
+
+
+def _refuse_unknown(name: str, known: set[str], what: str) -> NoReturn:
+    bare = name.lstrip("-").partition("=")[0].replace("-", "_")
+    close = difflib.get_close_matches(bare, sorted(known | set(OWN)), n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else "see --help and the fields of GRPOConfig"
+    raise TaskError(f"unknown {what} {name!r}; {hint}")
+
+
+def _refuse(message: str) -> NoReturn:
+    raise TaskError(message)

@@ -1,0 +1,94 @@
+"""One configuration: defaults that follow from one another, errors by the names of the door, an allocator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from knapsack_rl import AllocationConfig, BetaBeliefs, CalibratedBeliefs, WindowBeliefs
+from knapsack_rl.config import FIELDS, from_dialect
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (4, 0, "prompt")),
+        ({"rule": "beta"}, (4, 0, "prompt")),
+        ({"rule": "paper"}, (1, 2, "rollout")),
+        ({"rule": "uniform"}, (1, 2, "rollout")),
+        ({"min_count": 2}, (1, 2, "prompt")),
+        ({"min_count": 0, "pool": 1}, (1, 0, "prompt")),
+        ({"pool": 1}, (1, 2, "prompt")),
+        ({"average": 3}, (3, 0, "prompt")),
+        ({"weighting": "rollout"}, (4, 0, "rollout")),
+    ],
+    ids=str,
+)
+def test_defaults_follow_from_what_is_set(given: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    config = AllocationConfig(**given)
+    assert (config.pool, config.min_count, config.weighting) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"rule": "greedy"}, "there is no rule 'greedy': choose from calibrated, beta, paper, uniform"),
+        ({"average": 1}, "average is 1: it must be a whole number of at least 2"),
+        ({"average": 8.0}, "average is 8.0"),
+        ({"pool": 0}, "pool is 0"),
+        ({"pool": True}, "pool is True"),
+        ({"min_count": 1, "pool": 1}, "min_count is 1: a group of one has no gradient"),
+        ({"max_count": 1}, "max_count is 1"),
+        ({"max_count": 4, "min_count": 5}, r"max_count is 4: .* min_count \(5\)"),
+        ({"max_count": 4}, r"average is 8: .* between min_count \(0\) and max_count \(4\)"),
+        ({"pool": 2, "min_count": 2}, "min_count is 2 with pool=2"),
+        ({"pool": 2, "rule": "paper"}, "rule 'paper' does not choose among a pool"),
+        ({"half_life": 0}, "half_life is 0"),
+        ({"half_life": float("nan")}, "half_life is nan"),
+        ({"success_threshold": "1"}, "success_threshold is '1'"),
+        ({"weighting": "token"}, "weighting is 'token'"),
+    ],
+    ids=str,
+)
+def test_values_that_make_no_sense_are_refused_by_name(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        AllocationConfig(**given)
+
+
+@pytest.mark.parametrize(
+    ("rule", "kind"),
+    [("calibrated", CalibratedBeliefs), ("beta", BetaBeliefs), ("paper", WindowBeliefs), ("uniform", BetaBeliefs)],
+)
+def test_the_allocator_is_what_is_described(rule: Any, kind: type) -> None:
+    config = AllocationConfig(rule=rule)
+    allocator = config.make_allocator(steps_per_pass=10)
+    assert type(allocator.beliefs) is kind
+    assert (allocator.min_count, allocator.max_count) == (config.min_count, 128)
+    assert allocator.max_idle == (80 if config.min_count == 0 else None)
+    if isinstance(allocator.beliefs, BetaBeliefs):
+        assert allocator.beliefs.half_life == 40
+        config.set_half_life(allocator, 7.0)
+        assert allocator.beliefs.half_life == 7
+
+
+def test_errors_are_in_the_dialect_of_the_door() -> None:
+    aliases = {"average": "num_generations", "min_count": "min_generations", "max_count": "max_generations"}
+    config = from_dialect(aliases, {"num_generations": 6, "max_generations": 9, "unknown": 3})
+    assert (config.average, config.max_count) == (6, 9)
+    with pytest.raises(ValueError, match=r"num_generations is 16: the average .* max_generations \(9\)"):
+        from_dialect(aliases, {"num_generations": 16, "max_generations": 9})
+    with pytest.raises(ValueError, match=r"min_generations is 2 with pool=3: .* so leave min_generations away"):
+        from_dialect(aliases, {"pool": 3, "min_generations": 2})
+
+
+def test_every_adapters_dialect_names_core_fields() -> None:
+    from knapsack_rl.trl.config import ALIASES, KnapsackGRPOConfig
+
+    own = {field: ALIASES.get(field, field) for field in FIELDS}
+    defaults = AllocationConfig()
+    for core, name in own.items():
+        assert name in KnapsackGRPOConfig.__dataclass_fields__, name
+        ours = KnapsackGRPOConfig.__dataclass_fields__[name].default
+        if core not in ("average", "pool", "min_count", "weighting"):
+            assert ours == getattr(defaults, core), name
