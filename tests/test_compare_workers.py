@@ -70,7 +70,7 @@ def test_each_failure_is_named_and_the_others_continue(tmp_path: Path) -> None:
     _assert_each_failure_is_named(events, jobs, tmp_path)
     assert _ends(events)["dies"].error == "its process died with exit code 7"
     shares = [each.share for each in events if each.kind == "progress" and each.trial.rule == "uniform"]
-    assert shares == [step / 10 for step in range(1, 11)]
+    assert shares[-10:] == [step / 10 for step in range(1, 11)]  # it starts anew if it ran when the pool broke
 
 
 def test_each_failure_is_named_by_ray(tmp_path: Path) -> None:

@@ -92,3 +92,9 @@ def test_the_documentation_builds_strictly_and_needs_no_network(tmp_path: Path) 
             r'<(?:script|link|img)[^>]+(?:src|href)="(https?://[^"]+)"', page.read_text(encoding="utf-8")
         )
         assert not [url for url in fetched if "canonical" not in url], f"{page.name} would fetch {fetched}"
+
+
+def test_the_reference_says_of_each_public_name_where_it_is_used() -> None:
+    page = (DOCS / "reference.md").read_text(encoding="utf-8")
+    listed = re.findall(r"`(\w+)`", page.partition("| name | used by |")[2].partition("## Session")[0])
+    assert set(knapsack_rl.__all__) - {"__version__"} <= set(listed)

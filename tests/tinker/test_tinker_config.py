@@ -194,6 +194,7 @@ def test_an_allocator_of_your_own(tmp_path: Path) -> None:
     found = allocated(config(tmp_path), make_allocator=lambda: AllocationConfig(rule="uniform").make_allocator())
     data = asyncio.run(found.dataset_builder())[0]
     assert data.session.allocator.rule.__name__ == "uniform_rule"
+    assert data.pool == 1
 
 
 def test_loops_that_wait_for_a_number_of_groups_leave_no_prompt_out(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import socket
 import threading
 import traceback
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -179,28 +179,30 @@ def _run_in_pool(waiting: deque[Job], count: int) -> Generator[TrialEvent, None,
     pool = ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(messages,))
     running: dict[Future[pl.DataFrame | str], Job] = {}
     processes: set[BaseProcess] = set()
-    try:
-        while waiting or running:
-            while waiting and len(running) < count:
-                with _interrupts_deferred():
-                    future = pool.submit(_rows_or_error, waiting[0], True)
-                    running[future] = waiting.popleft()
-                    processes = set(multiprocessing.active_children()) - before
-            done, _ = wait(running, _POLL_SECONDS, FIRST_COMPLETED)
-            yield from _progress(messages, running.values())
-            for future in done:
-                found = future.result()
-                yield _finished(running.pop(future), found)
-    except BrokenProcessPool:
-        for process in processes:
-            process.join()
-        codes = [process.exitcode for process in processes]
-        return list(running.values()), codes[0] if len(codes) == 1 else None
-    finally:
-        if running:
+    with _deferred_interrupts() as raise_if_interrupted:
+        try:
+            while waiting or running:
+                raise_if_interrupted()
+                while waiting and len(running) < count:
+                    with _masked_interrupts():
+                        future = pool.submit(_rows_or_error, waiting[0], True)
+                        running[future] = waiting.popleft()
+                        processes = set(multiprocessing.active_children()) - before
+                done, _ = wait(running, _POLL_SECONDS, FIRST_COMPLETED)
+                yield from _progress(messages, running.values())
+                for future in done:
+                    found = future.result()
+                    yield _finished(running.pop(future), found)
+        except BrokenProcessPool:
             for process in processes:
-                process.terminate()
-        pool.shutdown(cancel_futures=True)
+                process.join()
+            codes = [process.exitcode for process in processes]
+            return list(running.values()), codes[0] if len(codes) == 1 else None
+        finally:
+            if running:
+                for process in processes:
+                    process.terminate()
+            pool.shutdown(cancel_futures=True)
     return [], None
 
 
@@ -258,26 +260,39 @@ def _one_line(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _interrupts_deferred() -> Iterator[None]:
-    """Defer Ctrl-C to the end of the block; processes started in it never receive it, not even while they import.
+def _deferred_interrupts() -> Iterator[Callable[[], None]]:
+    """Defer Ctrl-C: call the function where it may be raised.
 
-    A process inherits the signal mask of the thread that starts it. The handler is there for threads of numpy and
-    polars, which are not masked.
+    Raised inside `concurrent.futures`, it could leave a lock held, and the pool would never end.
     """
-    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
+    received: list[int] = []
+
+    def raise_if_received() -> None:
+        if received:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield raise_if_received
+        return
+    handler = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
+    try:
+        yield raise_if_received
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+@contextlib.contextmanager
+def _masked_interrupts() -> Iterator[None]:
+    """Start processes that never receive Ctrl-C, not even while they import: they inherit the signal mask."""
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    received: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
     resource_tracker.ensure_running()  # its start would lift the mask
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, handler)
-    if received:
-        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

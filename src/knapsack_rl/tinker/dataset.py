@@ -47,7 +47,7 @@ class AllocatedDatasetBuilder(RLDatasetBuilder):  # type: ignore[misc]  # Any, i
             ``prompt_text`` returns), or none.
         pool: batches of ``inner`` that a step is offered: with more than 1, the plan also chooses which prompts are
             trained on. The number of steps stays, so there are as many times more passes over the candidates. None: as
-            in `AllocationConfig`, and at most the batches that there are.
+            in `AllocationConfig`, and at most the batches that there are; 1 with ``make_allocator``.
         min_rollouts, max_rollouts: ``min_count`` and ``max_count`` of `AllocationConfig`.
         epochs: passes over ``inner``, without a pool.
         prompt_id: returns the id of a builder's prompt, where the builder has none.
@@ -96,6 +96,8 @@ class AllocatedDatasetBuilder(RLDatasetBuilder):  # type: ignore[misc]  # Any, i
         given = {"weighting": "rollout", "num_envs": round(sum(sizes) / len(sizes))}
         for name in ("rule", "pool", "min_rollouts", "max_rollouts", "success_threshold", "half_life"):
             given[name] = getattr(self, name)
+        if self.make_allocator is not None and self.pool is None:
+            given["pool"] = 1  # an allocator of the user's own may have to give every prompt a group
         found = from_dialect(ALIASES, given)
         if found.pool is not None and found.pool > len(inner):
             if self.pool is not None:
