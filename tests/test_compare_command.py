@@ -139,6 +139,7 @@ def test_ctrl_c_with_ray_leaves_no_process(slow: str, tmp_path: Path) -> None:
 def _start(words: list[str]) -> subprocess.Popen[str]:
     """The command in a session of its own, so that its processes can be found."""
     command = [sys.executable, "-m", "knapsack_rl", *words]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it, and so do its children
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 

@@ -105,6 +105,7 @@ SMALL = [
 @pytest.mark.timeout(900)
 def test_ctrl_c_then_resume_is_the_run_that_never_stopped(tmp_path: Path) -> None:
     run(*SMALL, "--output", "whole", cwd=tmp_path)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it, and so do its children
     started = subprocess.Popen([*TRAIN, *SMALL, "--output", "parts"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     traces = [tmp_path / "parts" / rule / "trace.jsonl" for rule in ("uniform", "calibrated")]
     wait_for(lambda: all(trace.exists() and trace.read_text().count('"kind":"step"') > 2 for trace in traces))

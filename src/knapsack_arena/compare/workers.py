@@ -271,7 +271,8 @@ def _deferred_interrupts() -> Iterator[Callable[[], None]]:
         if received:
             raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job ignores it
         yield raise_if_received
         return
     handler = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
