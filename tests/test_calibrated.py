@@ -240,6 +240,20 @@ def test_prompts_without_features_are_forecast_by_their_counts_alone() -> None:
     beliefs.observe(Outcomes.of_groups(1, [(IDS[0], [1.0, 0.0])]))  # outcomes without the features of their plan
 
 
+@pytest.mark.parametrize("features", [gaussian_features, confidence_only])
+def test_features_may_be_known_later_than_the_first_outcomes(features: Features) -> None:
+    """What was learned without features is kept, and forecasts without features stay the same."""
+    beliefs = CalibratedBeliefs(20)
+    outcomes = outcomes_of(np.full(PROMPTS, 0.4), np.arange(50), 0, np.random.default_rng(0))
+    beliefs.observe(outcomes)
+    before = beliefs.forecast(IDS, 1).success_rates_P
+    assert beliefs.forecast(IDS[:3], 1, features(IDS[:3])).seen_P.all()
+    np.testing.assert_array_equal(beliefs.forecast(IDS, 1).success_rates_P, before)
+    beliefs.observe(with_features_of(dataclasses.replace(outcomes, step=1), features))
+    assert beliefs.feature_model is not None
+    assert beliefs.feature_model.weights_F.size == features(IDS[:1]).features_P_F.shape[1] + 1
+
+
 @pytest.mark.parametrize("found", [np.zeros(3), np.zeros((2, 4)), np.full((3, 4), np.nan)])
 def test_features_of_a_wrong_shape_or_not_finite_are_refused(found: FloatArray) -> None:
     with pytest.raises(ValueError, match="one row of finite numbers"):

@@ -145,13 +145,18 @@ def check_kind(state: Mapping[str, Any], **expected: object) -> None:
             raise BeliefFileError(f"it holds {name} {state.get(name)!r}, not {value!r}: load it into what wrote it")
 
 
+def as_array(value: Any) -> Any:
+    """A numpy array of what can be one, such as a tensor that a trainer's checkpoint made of it; else the value."""
+    return np.asarray(value) if hasattr(value, "__array__") else value
+
+
 def saved_array(state: Mapping[str, Any], name: str, dtype: Any, shape: tuple[int | None, ...]) -> NDArray[Any]:
     """An array of saved state, a copy, after a check of type, shape (None: any length) and finiteness.
 
     Raises:
         BeliefFileError: the array is missing, or is not what it should be.
     """
-    found, wanted = state.get(name), np.dtype(dtype)
+    found, wanted = as_array(state.get(name)), np.dtype(dtype)
     problem = None
     if not isinstance(found, np.ndarray):
         problem = "is missing"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from knapsack_rl.files import State
+from knapsack_rl.files import State, as_array
 from knapsack_rl.notation import BoolArray, FloatArray, IntArray, PromptFeatures
 
 
@@ -86,14 +86,17 @@ class Plan:
     def state_dict(self) -> State:
         """Return the plan as arrays and plain values."""
         state = {field.name: getattr(self, field.name) for field in fields(self)}
+        state = {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in state.items()}
         features = None if self.features is None else self.features._asdict()
         return {**state, "prompt_ids": list(self.prompt_ids), "features": features}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Plan:
         """Rebuild a plan from what `state_dict` returned."""
-        features = None if state["features"] is None else PromptFeatures(**state["features"])
-        return cls(**{**state, "prompt_ids": tuple(state["prompt_ids"]), "features": features})
+        arrays = {name: as_array(value) for name, value in state.items()}
+        given = state["features"]
+        features = None if given is None else PromptFeatures(**{name: as_array(value) for name, value in given.items()})
+        return cls(**{**arrays, "prompt_ids": tuple(state["prompt_ids"]), "features": features})
 
     def _refuse(self, wrong_P: BoolArray, reason: str) -> None:
         if wrong_P.any():

@@ -25,7 +25,7 @@ import numpy as np
 
 from knapsack_rl.allocator import Allocator
 from knapsack_rl.config import AllocationConfig
-from knapsack_rl.files import BeliefFileError, SavedToFile, State, check_kind
+from knapsack_rl.files import BeliefFileError, SavedToFile, State, as_array, check_kind
 from knapsack_rl.metrics import RewardCheck, as_text, step_metrics
 from knapsack_rl.notation import FloatArray, IntArray, PromptFeatures, text_ids
 from knapsack_rl.outcomes import Outcomes
@@ -86,7 +86,7 @@ class _OpenPlan:
     def from_state(cls, state: Mapping[str, Any]) -> _OpenPlan:
         """What `state_dict` described."""
         came = [state[name].tolist() for name in ("places", "rewards", "tokens")]
-        return cls(Plan.from_state(state["plan"]), dict(state["texts"]), state["missing"].copy(), *came)
+        return cls(Plan.from_state(state["plan"]), dict(state["texts"]), as_array(state["missing"]).copy(), *came)
 
 
 class Session(SavedToFile):

@@ -103,8 +103,8 @@ class CalibratedBeliefs(BetaBeliefs):
             features = self._normalised(given, len(ids))
             signals_P_S, evidence_P = self._signals(ids, self._by_counts(ids, outcomes.step), features)
             self.concentration.learn(evidence_P, self._combined(signals_P_S), successes_P, attempts_P)
-            self.combiner = self.combiner or _new_combiner(signals_P_S.shape[1])
-            self.feature_model = _widened(self.feature_model, features.features_P_F.shape[1])
+            self.combiner = self._combiner_for(signals_P_S.shape[1])
+            self.feature_model = self._feature_model_for(features.features_P_F.shape[1])
             for learner, inputs, most in (
                 (self.combiner, signals_P_S, MAX_COUNTED),
                 (self.feature_model, features.features_P_F, MAX_COUNTED_BY_FEATURES),
@@ -146,9 +146,15 @@ class CalibratedBeliefs(BetaBeliefs):
 
     def _combined(self, signals_P_S: FloatArray) -> FloatArray:
         """Success rates by the combiner, ``[P]``, clipped to [MIN_RATE, 1 - MIN_RATE]."""
-        combiner = self.combiner or _new_combiner(signals_P_S.shape[1])
+        combiner = self._combiner_for(signals_P_S.shape[1])
         rates_P: FloatArray = np.clip(logistic(combiner.logits(signals_P_S)), MIN_RATE, 1 - MIN_RATE)
         return rates_P
+
+    def _combiner_for(self, signals: int) -> OnlineLogistic:
+        return _widened(self.combiner, _new_combiner, signals, range(len(PRIOR_WEIGHTS)))
+
+    def _feature_model_for(self, features: int) -> OnlineLogistic:
+        return _widened(self.feature_model, _new_feature_model, features, [features - 1])
 
     def _signals(
         self, prompt_ids: Sequence[str], counts: Forecast, features: PromptFeatures
@@ -156,11 +162,11 @@ class CalibratedBeliefs(BetaBeliefs):
         """Inputs of the combiner, ``[P, 7 + 4 * C]``, and the weight of the prompts' own evidence, ``[P]``."""
         by_features_P = np.zeros(len(prompt_ids))
         if self.feature_model is not None:
-            model = _widened(self.feature_model, features.features_P_F.shape[1])
+            model = self._feature_model_for(features.features_P_F.shape[1])
             _check_same("features", features.features_P_F.shape[1] - 1, model.weights_F.size - 1)
             logits_P = model.logits(features.features_P_F)
             by_features_P = np.clip(logits_P, -MAX_LOGIT, MAX_LOGIT)
-        if self.combiner is not None:
+        if self.combiner is not None and self.combiner.weights_F.size > len(PRIOR_WEIGHTS):
             _check_same("confidence values", features.confidence_P_C.shape[1], _confidence_size(self.combiner))
         evidence_P = np.maximum(counts.pseudo_count_P - sum(self.prior), 0)
         share_P = evidence_P / (evidence_P + EVIDENCE_SCALE)
@@ -230,17 +236,24 @@ def _new_feature_model(features: int) -> OnlineLogistic:
     return OnlineLogistic(np.zeros(features), ridge, FEATURES_DISCOUNT)
 
 
-def _widened(model: OnlineLogistic | None, features: int) -> OnlineLogistic:
-    """The model for this number of features: ``model``, or a new one if it is None or has the constant only.
+def _widened(
+    model: OnlineLogistic | None, new: Callable[[int], OnlineLogistic], size: int, common: Sequence[int]
+) -> OnlineLogistic:
+    """The model for this number of inputs: ``model``, or a new one if it is None or was learned without features.
 
-    The new one takes over weight and precision of the constant.
+    Args:
+        model: the model so far.
+        new: makes one of a given size.
+        size: inputs now.
+        common: positions in the new model of the inputs that exist without features, whose weights are kept.
     """
-    if model is not None and not model.weights_F.size == 1 < features:
+    if model is not None and (model.weights_F.size != len(common) or size <= len(common)):
         return model
-    new = _new_feature_model(features)
+    wide = new(size)
     if model is not None:
-        new.weights_F[-1], new.precision_F_F[-1, -1] = model.weights_F[0], model.precision_F_F[0, 0]
-    return new
+        wide.weights_F[common] = model.weights_F
+        wide.precision_F_F[np.ix_(common, common)] = model.precision_F_F
+    return wide
 
 
 def _restored(new: Callable[[int], OnlineLogistic], state: Mapping[str, Any] | None) -> OnlineLogistic | None:
