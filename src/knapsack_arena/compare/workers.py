@@ -194,8 +194,7 @@ def _run_in_pool(waiting: deque[Job], count: int) -> Generator[TrialEvent, None,
                     found = future.result()
                     yield _finished(running.pop(future), found)
         except BrokenProcessPool:
-            for process in processes:
-                process.join()
+            pool.shutdown()  # waits for the processes; only then are all exit codes known
             codes = [process.exitcode for process in processes]
             return list(running.values()), codes[0] if len(codes) == 1 else None
         finally:
