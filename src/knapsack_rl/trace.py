@@ -25,7 +25,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -335,6 +334,8 @@ class TraceWriter:
         self._file = self.path.open("ab")
         if self._file.tell() == 0:
             started = datetime.now(UTC).isoformat(timespec="seconds")
+            from importlib.metadata import version  # slow to import, and needed by a new trace only
+
             self._append(RunStart({"library": version("knapsack-rl"), "started": started, **run}))
         if resume_step is not None:
             self._append(Resume(resume_step))
