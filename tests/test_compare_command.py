@@ -84,7 +84,6 @@ def test_finished_trials_are_kept_and_not_run_again(whole: Path, slow: str, caps
 
 
 def test_ray_gives_the_same_rows(whole: Path, slow: str, tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is an optional extra")
     assert main([*_words(tmp_path, f"oracle,{slow}"), "--ray", "local"]) == 0
     names = {path.name for path in (whole / "trials").iterdir()}
     assert {path.name for path in (tmp_path / "trials").iterdir()} <= names
@@ -127,7 +126,6 @@ def test_ctrl_c_leaves_no_process_and_keeps_what_is_finished(when: str, slow: st
 
 @linux
 def test_ctrl_c_with_ray_leaves_no_process(slow: str, tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is an optional extra")
     process = _start([*_words(tmp_path, slow, seeds=99), "--ray", "local"])
     _until(lambda: len(list(tmp_path.glob("trials/*.parquet"))) >= 1)
     os.killpg(process.pid, signal.SIGINT)

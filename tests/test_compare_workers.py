@@ -74,7 +74,6 @@ def test_each_failure_is_named_and_the_others_continue(tmp_path: Path) -> None:
 
 
 def test_each_failure_is_named_by_ray(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is an optional extra")
     jobs = _faulty_jobs(tmp_path)
     _assert_each_failure_is_named(list(RayTasks("local", 2).run(jobs)), jobs, tmp_path)
 
@@ -123,6 +122,5 @@ def test_no_workers_run_nothing() -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:port"])
 def test_a_cluster_that_is_not_there_is_one_clear_error(address: str, tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is an optional extra")
     with pytest.raises(ValueError, match=f"there is no Ray cluster at '{address}': "):
         list(make_backend(1, address).run([_job(tmp_path, "uniform")]))
