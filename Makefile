@@ -24,7 +24,7 @@ CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is neede
 	if sys.version_info < (3, 11) else 0)'
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check lint types layers lock test-e2e test-vllm test-verl test-verl-vllm test-tinker bench bench-scale arena lab docs docs-serve format wheel clean
+.PHONY: help train test check lint types layers lock test-e2e test-vllm test-trl-suite test-verl test-verl-vllm test-tinker bench bench-scale soak arena lab docs docs-serve format wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -57,6 +57,9 @@ test-e2e: .venv-dev/installed ## the heavy tests: the main job in full, several 
 test-vllm: .venv-vllm/installed ## TRL with a vLLM engine in the same process, on the CPU (optional: an environment of 4 GB)
 	$(TEST_ENV) VLLM_CPU_KVCACHE_SPACE=1 $(VLLM)/python -m pytest -m "" -n 0 tests/trl_vllm $(ARGS)
 
+test-trl-suite: .venv-dev/installed ## TRL's own tests of its GRPO trainer, with ours in its place (ARGS="FOLDER", tests of a checkout of TRL)
+	$(DEV)/python tests/trl_suite/run.py $(ARGS)
+
 bench: .venv-dev/installed ## the benchmark table, against the paper's dynamic programme (Numba) in the same run
 	$(DEV)/python -m benchmarks $(ARGS)
 
@@ -73,6 +76,9 @@ test-tinker: .venv-tinker/installed ## the cookbook's own loops against SkyRL's 
 
 bench-scale: .venv-dev/installed ## what large runs cost: the tables of docs/scale.md (ARGS=--quick for a glance)
 	OMP_NUM_THREADS=1 $(DEV)/python -m benchmarks.scale $(ARGS)
+
+soak: .venv-dev/installed ## tries to break what docs/reliability.md guarantees (ARGS=MINUTES, by default 5)
+	OMP_NUM_THREADS=1 $(DEV)/python -m benchmarks.soak $(ARGS)
 
 arena: .venv-dev/installed ## every rule against every other: the tables and pictures of docs/arena.md (less than 20 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(DEV)/python -m benchmarks.arena $(ARGS)

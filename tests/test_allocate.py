@@ -125,7 +125,11 @@ def test_parquet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("text", "first"),
-    [("p\n0.5\n0.5\n", "1,8"), ('{"p": 0.5}\n{"p": 0.5}\n', '{"prompt_id": "1", "count": 8}')],
+    [
+        ("p\n0.5\n0.5\n", "1,8,0.5"),
+        ('{"p": 0.5}\n{"p": 0.5}\n', '{"prompt_id": "1", "count": 8, "p": 0.5}'),
+        ('[{"p": 0.5},\n {"p": 0.5}]', '{"prompt_id": "1", "count": 8, "p": 0.5}'),
+    ],
 )
 def test_standard_input_is_recognised_and_rows_are_numbered(
     text: str, first: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -150,7 +154,7 @@ def test_output_goes_to_a_file_and_the_explanation_to_standard_output(
         main(["allocate", given_file(tmp_path, COUNTS_CSV), "--output", str(output), "--explain", "--rows", "2"]) == 0
     )
     rows = [json.loads(line) for line in output.read_text().splitlines()]
-    assert rows[0] == {"prompt_id": "a", "count": 9}
+    assert rows[0] == {"prompt_id": "a", "count": 9, "successes": "8", "attempts": "16"}
     captured = capsys.readouterr()
     assert captured.err == ""
     assert "and 4 more prompts" in captured.out
@@ -234,7 +238,12 @@ def test_bad_csv_is_one_error_with_place_and_value(
     [
         ('{"p": 0.5}\n{"p": 0.5\n', ":2: not JSON"),
         ("[0.5]\n", "expected an object"),
-        ('{"p": true}\n', "p is True, not a number"),
+        ('{"p": "yes"}\n', "p is 'yes', not a number"),
+        ('{"p": ' + "1" * 400 + "}\n", "it must be in [0, 1]"),
+        ('{"p": ' + "1" * 9000 + "}\n", ":1: not JSON"),
+        ('{"p": ' + "[" * 9000 + "]" * 9000 + "}\n", ":1: not JSON: nested too deeply"),
+        ('[{"p": 0.5}, 7]\n', ", row 2: expected an object with named values, found 7"),
+        ('[{"p": 0.5}\n', ": not a JSON array"),
         ('{"p": null}\n', "p is None, not a number"),
         ('{"p": 0.5}\n{"q": 0.5}\n', ":2: no column"),
         ('{"id": null, "p": 0.5}\n', "give every prompt an id"),
@@ -288,5 +297,49 @@ def test_output_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["allocate", rates, "--output", str(tmp_path)]) == 2
     assert main(["allocate", rates, "--output", str(tmp_path / "no" / "where.csv")]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert "is a folder" in errors[0]
-    assert "No such file" in errors[1]
+    assert errors[0] == f"knapsack-rl: error: {tmp_path}: Is a directory"
+    assert errors[1] == f"knapsack-rl: error: {tmp_path / 'no' / 'where.csv'}: No such file or directory"
+
+
+# ------------------------------------------------------------------------------------------------ its own output
+
+
+ROWS = (
+    '[{"id": "a", "p": 0.5, "prompt": [{"role": "user", "content": "q; \\"x\\", y"}]}, {"id": "b", "p": true, "n": 7}]'
+)
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.tsv", "out.jsonl", "out.parquet"])
+def test_the_output_is_an_input_and_keeps_the_columns(name: str, tmp_path: Path) -> None:
+    first, again = tmp_path / name, tmp_path / f"again-{name}"
+    rows = ROWS if not name.endswith("parquet") else ROWS.replace("true", "1.0")
+    assert main(["allocate", given_file(tmp_path, rows, "rows.json"), "--output", str(first)]) == 0
+    assert main(["allocate", str(first), "--output", str(again)]) == 0
+    assert again.read_bytes() == first.read_bytes()
+    evidence = read_evidence(again.read_bytes(), name, detect_format(name, b""))
+    assert evidence.prompt_ids == ("a", "b")
+    assert list(evidence.columns) == ["p", "prompt", "n"]
+    assert "q; " in str(evidence.columns["prompt"][0])
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_every_delimiter_is_found_and_kept(delimiter: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [["id", "pass, rate; or so", "p"], ["a", "x", "0.5"], ["b", "y", "True"]]
+    text = "".join(delimiter.join(f'"{cell}"' for cell in line) + "\n" for line in lines)
+    assert main(["allocate", given_file(tmp_path, text)]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split(delimiter)[2:] == ["x", "0.5"]
+
+
+@pytest.mark.parametrize(("cell", "rate"), [("0,5", 0.5), ("0,125", 0.125), ("true", 1.0), ("False", 0.0)])
+def test_numbers_of_other_tongues(cell: str, rate: float) -> None:
+    assert read_evidence(f"id;p\na;{cell}\n".encode(), "x", "csv").rates_P[0] == rate
+
+
+def test_a_comma_that_may_separate_thousands_is_refused() -> None:
+    with pytest.raises(ValueError, match="attempts is '1,250', not a number"):
+        read_evidence(b"id;successes;attempts\na;1;1,250\n", "x", "csv")
+
+
+def test_a_column_that_occurs_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="the column 'p' occurs twice"):
+        read_evidence(b"p,p\n0.5,0.1\n", "x", "csv")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -101,13 +102,103 @@ def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "interrupted" in capsys.readouterr().err
 
 
-def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defect_says_so_and_where_its_traceback_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def broken(arguments: object) -> int:
-        raise ZeroDivisionError
+        raise ZeroDivisionError("by \x1b[31mnothing")
 
     monkeypatch.setattr("knapsack_rl.allocate.command.run", broken)
-    with pytest.raises(ZeroDivisionError):
-        main(["allocate"])
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert main(["allocate", "rates.csv"]) == 70
+    shown = capsys.readouterr().err
+    [saved] = tmp_path.iterdir()
+    assert shown.startswith("knapsack-rl: this is a defect of knapsack-rl (ZeroDivisionError: by \\x1b[31mnothing)")
+    assert str(saved) in shown
+    assert shown.count("\n") == 1
+    text = saved.read_text()
+    assert "knapsack-rl allocate rates.csv" in text
+    assert "Traceback" in text
+    assert 'raise ZeroDivisionError("by' in text
+    assert saved.stat().st_mode & 0o077 == 0
+
+
+def test_control_characters_are_shown_as_escapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rates = tmp_path / "rates.csv"
+    rates.write_text("\x1b]0;title\x07\x1b[31mred,y\n1,2\n")
+    assert main(["allocate", str(rates)]) == 2
+    shown = capsys.readouterr().err
+    assert "\\x1b]0;title\\x07\\x1b[31mred" in shown
+    assert shown.rstrip("\n").isprintable()
+    with pytest.raises(SystemExit):
+        main(["allocate", "--rule", "\x1b[31mred"])
+    assert capsys.readouterr().err.rstrip("\n").isprintable()
+
+
+def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of bash in which `$K` is the command line."""
+    env = {**os.environ, "K": f"{sys.executable} -m knapsack_rl", **environment}
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, env=env, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "message"),
+    [
+        ("$K allocate <&-", 2, "no input: name a file"),
+        ("$K allocate {rates} >&-", 2, "standard output is closed"),
+        ("$K allocate {rates} > /dev/full", 2, "No space left on device"),
+        ("$K allocate {rates} --output /dev/full", 2, "/dev/full: No space left on device"),
+        ("$K allocate {rates} 2>&-", 0, ""),
+        ("$K allocate {missing} 2>&-", 2, ""),
+        ("$K --help | head -n 1; exit ${{PIPESTATUS[0]}}", 0, ""),
+        ("$K allocate {rates} --explain | head -n 1 > /dev/null; exit ${{PIPESTATUS[0]}}", 0, None),
+        ("$K allocate {rates} --output {link}/x.csv", 2, "Too many levels of symbolic links"),
+    ],
+)
+def test_streams_that_are_closed_or_full_are_one_line(
+    line: str, status: int, message: str | None, tmp_path: Path
+) -> None:
+    rates, link = tmp_path / "rates.csv", tmp_path / "link"
+    rates.write_text("p\n0.5\n0.1\n")
+    link.symlink_to("link")
+    done = shell(line.format(rates=rates, link=link, missing=tmp_path / "missing"))
+    assert done.returncode == status, done.stderr
+    if message is not None:
+        assert message in done.stderr
+        assert done.stderr.count("\n") == (1 if message else 0)
+
+
+def test_output_does_what_a_shell_does(tmp_path: Path) -> None:
+    rates, target, link = tmp_path / "rates.csv", tmp_path / "target.csv", tmp_path / "link.csv"
+    rates.write_text("p\n0.5\n")
+    target.write_text("old")
+    link.symlink_to("target.csv")
+    assert shell(f"$K allocate {rates} --output {link}").returncode == 0
+    assert link.is_symlink()
+    expected = "prompt_id,count,p\n1,8,0.5\n"
+    assert target.read_text() == expected
+    for name in ("-", "/dev/stdout"):
+        assert shell(f"$K allocate {rates} --output {name}").stdout == expected
+    fifo = shell(f"mkfifo {tmp_path}/fifo; cat {tmp_path}/fifo & $K allocate {rates} --output {tmp_path}/fifo; wait")
+    assert (fifo.returncode, fifo.stdout) == (0, expected)
+    assert shell(f"$K allocate <(cat {rates}) --output >(cat) | cat").stdout == expected
+
+
+def test_text_that_a_terminal_cannot_encode_is_no_error(tmp_path: Path) -> None:
+    rates = tmp_path / "rates.jsonl"
+    rates.write_text('{"id": "\u65e5\u672c", "p": 0.5}\n', encoding="utf-8")
+    done = shell(f"$K allocate {rates} --to csv --explain 2>&1 >{tmp_path}/out", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert "\\u65e5\\u672c" in done.stdout
+    assert (tmp_path / "out").read_text(encoding="utf-8") == "prompt_id,count,p\n\u65e5\u672c,8,0.5\n"
+
+
+def test_a_mistyped_option_names_the_right_command_and_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["allocate", "--explian"])
+    shown = capsys.readouterr().err
+    assert "unrecognized arguments: --explian; did you mean --explain?" in shown
+    assert "`knapsack-rl allocate --help`" in shown
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
@@ -115,4 +206,4 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     rates.write_text("p\n" + "0.5\n" * 40_000)
     line = f"{sys.executable} -m knapsack_rl allocate {rates} | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "prompt_id,count\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "prompt_id,count,p\n", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import polars as pl
@@ -13,7 +14,8 @@ pytest.importorskip("transformers")
 from knapsack_arena.compare.metrics import SCHEMA
 from knapsack_arena.compare.trials import run_trial
 from knapsack_arena.lab.environment import Loss
-from knapsack_arena.lab.trials import find_regime, lab_trial, split_rule
+from knapsack_arena.lab.options import Options, split_rule
+from knapsack_arena.lab.trials import find_regime, lab_trial
 from knapsack_arena.registry import REGISTRY, RuleContext
 from knapsack_rl.__main__ import main
 from knapsack_rl.notation import PromptFeatures
@@ -112,11 +114,28 @@ def test_a_trial_has_the_sizes_of_its_regime() -> None:
 
 
 def test_the_loss_behind_a_rule() -> None:
-    assert split_rule("uniform") == ("uniform", Loss())
-    assert split_rule("uniform@prompt") == ("uniform", Loss("prompt"))
-    assert split_rule("a@b.py:rule@unscaled") == ("a@b.py:rule", Loss(scaled=False))
-    assert split_rule("a@b.py:rule") == ("a@b.py:rule", Loss())
-    assert split_rule("uniform@prompt-unscaled")[1] == Loss("prompt", scaled=False)
+    assert split_rule("uniform") == ("uniform", Options())
+    assert split_rule("uniform@prompt") == ("uniform", Options(Loss("prompt")))
+    assert split_rule("a@b.py:rule@unscaled") == ("a@b.py:rule", Options(Loss(scaled=False)))
+    assert split_rule("a@b.py:rule") == ("a@b.py:rule", Options())
+    assert split_rule("uniform@prompt-unscaled")[1].loss == Loss("prompt", scaled=False)
+    name, options = split_rule("paper@prompt@lr=2@step=1/4@priced@ratio")
+    assert (name, options.learning_rate, options.divisor, options.priced) == ("paper", 2.0, 4, True)
+    assert options.loss == Loss("prompt", kept="successes", ratio=True)
+    assert split_rule("uniform@kept-failures")[1] == Options(Loss(kept="failures"))
+    assert split_rule("uniform@kept")[1] == Options(Loss(kept="successes"))
+
+
+@pytest.mark.parametrize("option", ["lr=0", "lr=fast", "step=0.5", "step=1/0", "lr=nan", "lr=-1"])
+def test_an_option_out_of_range_is_refused(option: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(option)):
+        split_rule(f"uniform@{option}")
+
+
+def test_a_step_of_a_share_needs_a_divisor_of_the_groups() -> None:
+    with pytest.raises(ValueError, match="cannot be divided"):
+        split_rule("uniform@step=1/3")[1].groups(32)
+    assert split_rule("uniform@step=1/4")[1].groups(32) == 8
 
 
 def test_rules_are_given_true_rates_and_hidden_states(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +159,10 @@ def test_rules_are_given_true_rates_and_hidden_states(monkeypatch: pytest.Monkey
         (["--rules", "unknown"], "there is no rule 'unknown': choose from uniform"),
         (["--rules", "dapo@moon"], "there is no rule 'dapo@moon': choose from uniform"),
         (["--rules", "dapo,dapo"], "name at least one rule, and none twice: dapo, dapo"),
-        (["--regimes", "moon"], "there is no regime 'moon': choose from skills, keys, tail, or give one of your own"),
+        (
+            ["--regimes", "moon"],
+            "there is no regime 'moon': choose from skills, keys, tail, long, hopeless, or give one of your own",
+        ),
         (["--regimes", "gone.py:tiny"], "there is no file gone.py"),
         (["--regimes", f"{TINY}:tiny,{TINY}"], "there is no"),
         (["--regimes", TINY.replace(":tiny", ":RECIPE")], f"{TINY.replace(':tiny', ':RECIPE')} is Recipe("),

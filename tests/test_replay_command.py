@@ -158,7 +158,7 @@ def test_names_from_a_file_are_shown_and_never_obeyed(tmp_path: Path, capsys: py
     path.write_text("".join([json.dumps(start) + "\n", *lines[1:]]))
     assert main(["replay", str(path), "--rules", "uniform"]) == 0
     shown = capsys.readouterr().out
-    assert "([/], [bold red]?[31m)" in shown
+    assert r"([/], [bold red]\x1b[31m)" in shown
     assert "\x1b" not in shown
 
 

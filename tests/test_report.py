@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 import math
 import re
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from knapsack_rl.__main__ import main
 from knapsack_rl.config import RuleName
@@ -18,6 +20,7 @@ from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
 from knapsack_rl.report import write_report
 from knapsack_rl.trace import TraceWriter, read_trace
+from knapsack_rl.train.progress import print_summary
 from synthetic_run import record_run
 
 pytest.importorskip("jinja2")
@@ -322,3 +325,16 @@ def test_bins_keep_zero_and_one_apart() -> None:
     np.testing.assert_allclose(middles, [0.0, 0.05, 0.95, 1.0])
     np.testing.assert_allclose(means, [2.0, 5.0, 7.0, 9.0])
     np.testing.assert_allclose(numbers, [2, 1, 1, 1])
+
+
+def test_the_terminal_and_the_page_show_the_same_figures(folder: Path, page: str) -> None:
+    traces = sorted(folder.rglob("trace.jsonl"))
+    runs = make_runs([read_trace(path) for path in traces])
+    console = Console(file=io.StringIO(), width=200)
+    print_summary(console, folder, [path.parent.name for path in traces])
+    shown = console.file.getvalue()
+    for label in headline(runs)[0]:
+        [line] = [line for line in shown.splitlines() if line.startswith(f"│ {label}")]
+        cells = [cell.strip().replace("->", "→") for cell in line.strip("│").split("│")][1:]
+        row = page.partition(f"<th>{label.replace(chr(39), '&#39;')}</th>")[2].partition("</tr>")[0]
+        assert sorted(re.findall(r"<td>(.*?)</td>", row)) == sorted(cells), label

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# The paper's setting (arXiv 2509.25849): Qwen2.5-Math-7B on DAPO-Math-17k, 256 prompts x 8 rollouts a step, limits 2..128,
+# The paper's setting (arXiv 2509.25849): Qwen2.5-Math-7B on DAPO-Math-17k, 256 prompts x 8 rollouts a step,
 # one node with eight GPUs. Everything except data, GPUs and micro-batches is printed by `knapsack-rl verl-args --paper` and
-# repeated below word for word. For the authors' own rule add --rule paper (here +knapsack.rule=paper).
-# The published data set repeats each prompt many times: with +knapsack.prompt_id=content the copies are one prompt.
+# repeated below word for word. For the authors' own rule, 2 to 128 rollouts of every prompt, add --rule paper (here
+# +knapsack.rule=paper).
+# The published data set repeats each prompt many times: with +knapsack.prompt_id=content the copies share one belief.
 # verl 0.9 cannot clip advantages to [-5, 5] as the authors' code does. A single success among N rollouts has the largest
 # advantage: at most 5 in groups of up to 26, and 11 in a group of 128.
 # A correct answer is rewarded 1 and a wrong one -1, so the default success_threshold of 1 fits.

@@ -10,6 +10,7 @@ from knapsack_arena.published.ar3po import Ar3po
 from knapsack_arena.published.cero import cero_rule
 from knapsack_arena.published.coba import Coba
 from knapsack_arena.published.dapo import DynamicSampling
+from knapsack_arena.published.dps import Dps
 from knapsack_arena.published.e3 import e3_rule
 from knapsack_arena.published.gdro import gdro_rule
 from knapsack_arena.published.greso import Greso
@@ -30,8 +31,9 @@ from knapsack_rl.beliefs.calibrated import CalibratedBeliefs
 from knapsack_rl.beliefs.static import StaticBeliefs
 from knapsack_rl.beliefs.window import WindowBeliefs
 from knapsack_rl.config import DEFAULT_POOL, AllocationConfig, RuleName
+from knapsack_rl.kept import KeptSuccesses
 from knapsack_rl.notation import FloatArray
-from knapsack_rl.rules import AllocationRule, oracle_rule
+from knapsack_rl.rules import AllocationRule, expected_value, oracle_rule
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class RuleContext:
         seed: of all random numbers of the rule.
         truth: true success rates of prompts, used by the oracle only; None where they are unknown.
         features: what prompts look like to the policy, for rules that learn from it; None where it is unknown.
+        kept: successes that replace a failed rollout, for rules that price them; None where none are kept.
     """
 
     groups: int = 256
@@ -56,6 +59,7 @@ class RuleContext:
     seed: int = 0
     truth: Callable[[Sequence[str]], FloatArray] | None = None
     features: FeatureSource | None = None
+    kept: KeptSuccesses | None = None
 
     @property
     def budget(self) -> int:
@@ -86,14 +90,15 @@ def _configured(context: RuleContext, rule: RuleName, most: int = 1) -> Strategy
         half_life=context.half_life,
     )
     features = context.features if rule == "calibrated" else None
-    return OneRound(config.make_allocator(), context.pool(most), features)
+    return OneRound(config.make_allocator(kept=context.kept), context.pool(most), features)
 
 
 def _oracle(context: RuleContext, most: int = 1) -> Strategy:
     if context.truth is None:
         raise ValueError("the oracle needs the true success rates, which are unknown here: leave it out")
     least = 0 if most > 1 else context.min_count
-    allocator = KnapsackAllocator(StaticBeliefs(context.truth), oracle_rule, least, context.max_count)
+    rule = oracle_rule if context.kept is None else expected_value
+    allocator = KnapsackAllocator(StaticBeliefs(context.truth), rule, least, context.max_count, kept=context.kept)
     return OneRound(allocator, context.pool(most))
 
 
@@ -141,6 +146,7 @@ REGISTRY: Mapping[str, Builder] = {
     "dapo": lambda context: DynamicSampling(),
     "greso": lambda context: Greso(context.seed),
     "mopps": lambda context: Mopps(context.seed, pool=context.pool(Mopps.pool)),
+    "dps": lambda context: Dps(pool=context.pool(Dps.pool)),
     "speed-rl": lambda context: Speed(),
     "pilot-commit": lambda context: PilotCommit(context.seed),
     "reinforce-ada-balanced": lambda context: ReinforceAda("balanced"),
@@ -149,8 +155,9 @@ REGISTRY: Mapping[str, Builder] = {
     "hora": lambda context: Hora(max_count=context.max_count),
 }
 
-# Variants of our own rules that the laboratory compares; the arena has one of each kind.
-VARIANTS = ("beta-pool", "calibrated-pool-2")
+# Not ranked in the arena: variants of our own rules, of which it has one of each kind, and rules newer than its
+# last run.
+VARIANTS = ("beta-pool", "calibrated-pool-2", "dps")
 
 
 def make_strategy(name: str, context: RuleContext) -> Strategy:

@@ -1,19 +1,31 @@
 """The command line: `knapsack-rl COMMAND`, also `python -m knapsack_rl`.
 
 Only the chosen command's module is imported, and that module imports what is heavy when it runs, so that `--help` is
-instant. An error that the user can correct is one line on standard error and exit status 2; a traceback is a defect.
+instant. An error that the user can correct is one line on standard error and exit status 2. Anything else is a defect:
+its traceback goes to a file, and one line says so, with exit status 70.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import difflib
 import importlib
 import importlib.metadata
+import io
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
+
+from knapsack_rl.console.failures import explained, report_defect
+from knapsack_rl.console.text import one_line
+
+# Exit statuses besides 0; a command that ran may return others.
+REFUSED: Final = 2
+DEFECT: Final = 70  # EX_SOFTWARE of sysexits.h
+INTERRUPTED: Final = 130
 
 # Name of the command -> (module with `add_arguments` and `run`, extra it may need, what it does).
 Commands: TypeAlias = Mapping[str, tuple[str, str, str]]
@@ -45,8 +57,11 @@ def commands() -> Commands:
 class _Parser(argparse.ArgumentParser):
     """Reports an error in one line, without the usage text in front of it."""
 
+    # The parsers of the commands, by name, where this one has commands.
+    parsers: Mapping[str, argparse.ArgumentParser]
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"knapsack-rl: error: {message} (`{self.prog} --help` lists the options)\n")
+        self.exit(REFUSED, f"knapsack-rl: error: {one_line(message)} (`{self.prog} --help` lists the options)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,32 +71,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; those of the process by default.
 
     Returns:
-        The exit status: 0; 2 after an error that was explained; 130 after Ctrl-C.
+        The exit status: 0; 2 after an error that was explained; 70 after a defect, whose traceback was saved; 130 after
+        Ctrl-C; else that of the command.
+
+    Raises:
+        SystemExit: by the parser, after ``--help`` or wrong usage.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     chosen = next((word for word in words if not word.startswith("-")), None)
     try:
-        parser = _parser(chosen)
-        arguments, extra = parser.parse_known_args(words)
-        module, _, _ = commands()[arguments.command]
-        command = importlib.import_module(module)
-        if arguments.command == "train":
-            # Options that are not ours are fields of TRL's configuration.
-            return int(command.run(arguments, extra))
-        if extra:
-            parser.error(f"unrecognized arguments: {' '.join(extra)}")
-        return int(command.run(arguments))
-    except (ValueError, OSError, ImportError) as error:
-        if isinstance(error, BrokenPipeError):
-            return _closed_pipe()
-        print(f"knapsack-rl: error: {_explained(error, chosen)}", file=sys.stderr)
-        return 2
+        with _flushed_output():
+            return _run(words, chosen)
+    except BrokenPipeError:  # ends quietly, as when piped into `head`
+        _drop_unwritten_output()
+        return 0
     except KeyboardInterrupt:
-        print("knapsack-rl: interrupted", file=sys.stderr)
-        return 130
+        _say("interrupted")
+        return INTERRUPTED
+    except Exception as error:
+        extra = commands()[chosen][1] if chosen is not None and chosen in commands() else None
+        reason = explained(error, extra)
+        if isinstance(error, OSError):  # standard output may be what could not be written
+            _drop_unwritten_output()
+        if reason is not None:
+            _say(f"error: {reason}")
+            return REFUSED
+        _say(report_defect(error, words))
+        return DEFECT
 
 
-def _parser(chosen: str | None) -> argparse.ArgumentParser:
+def _run(words: Sequence[str], chosen: str | None) -> int:
+    parser = _parser(chosen)
+    arguments, extra = parser.parse_known_args(words)
+    command = importlib.import_module(commands()[arguments.command][0])
+    if arguments.command == "train":
+        # Options that are not ours are fields of TRL's configuration.
+        return int(command.run(arguments, extra))
+    if extra:
+        _refuse_unknown(parser.parsers[arguments.command], extra)
+    return int(command.run(arguments))
+
+
+def _parser(chosen: str | None) -> _Parser:
     from knapsack_rl import __version__
 
     parser = _Parser(
@@ -92,6 +123,7 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"knapsack-rl {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    parser.parsers = subparsers.choices
     for name, (module, _, purpose) in commands().items():
         command = subparsers.add_parser(
             name,
@@ -105,25 +137,44 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def _explained(error: Exception, chosen: str | None) -> str:
-    """The error in one line; what is not installed comes with the command that installs it."""
-    if (
-        isinstance(error, ModuleNotFoundError)
-        and chosen is not None
-        and chosen in commands()
-        and not (error.name or "").startswith("knapsack_")
-    ):
-        extra = commands()[chosen][1]
-        return f"{error.name or error} is not installed: pip install 'knapsack-rl[{extra}]'"
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+def _refuse_unknown(parser: argparse.ArgumentParser, extra: Sequence[str]) -> NoReturn:
+    """Refuse arguments that the command does not have, with the option that was perhaps meant."""
+    known = [name for action in parser._actions for name in action.option_strings]
+    close = difflib.get_close_matches(extra[0].partition("=")[0], known, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    parser.error(f"unrecognized arguments: {' '.join(extra)}{hint}")
 
 
-def _closed_pipe() -> int:
-    """End quietly, as when piped into `head`; nothing is flushed into the closed pipe at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):
+        if sys.stderr is not None:  # None: it was closed before the start, and `print` would take standard output
+            print(f"knapsack-rl: {line}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _flushed_output() -> Iterator[None]:
+    """Write what was printed before the block is left, so that a failure is met here and not when the process ends.
+
+    Text that the terminal cannot encode is shown as escapes.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        if sys.stdout is not None:  # None: it was closed before the start
+            sys.stdout.flush()
+
+
+def _drop_unwritten_output() -> None:
+    """Send what standard output could not take to nowhere, lest the end of the process tries again."""
+    stream: Any = sys.stdout
+    try:
+        if stream is not None:
+            stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ import numpy as np
 from knapsack_rl.beliefs.beta import BetaBeliefs
 from knapsack_rl.beliefs.forecast import Beliefs, Forecast
 from knapsack_rl.files import SavedToFile, State
+from knapsack_rl.kept import KeptSuccesses
 from knapsack_rl.knapsack.solver import solve
 from knapsack_rl.notation import BoolArray, IntArray, PromptFeatures, text_ids
 from knapsack_rl.outcomes import Outcomes
@@ -59,6 +61,7 @@ class KnapsackAllocator(SavedToFile):
         max_count: int = 128,
         max_idle: float | None = None,
         overdue_share: float = OVERDUE_SHARE,
+        kept: KeptSuccesses | None = None,
     ) -> None:
         """An allocator that plans ``min_count..max_count`` rollouts a prompt.
 
@@ -71,6 +74,8 @@ class KnapsackAllocator(SavedToFile):
                 forecast. None disables this.
             overdue_share: share of the budget that such pairs may take together; the longest waiting come first, and
                 one pair is always allowed.
+            kept: successes that replace a rollout of a group that fails as a whole; the trainer adds them.
+                The rule is told which prompts have one. None if none are kept.
 
         Raises:
             ValueError: limits that allow a group of one, or that cross; a ``max_idle`` or share out of range.
@@ -87,6 +92,7 @@ class KnapsackAllocator(SavedToFile):
         self.rule: AllocationRule = expected_value if rule is None else rule
         self.min_count, self.max_count = min_count, max_count
         self.max_idle, self.overdue_share = max_idle, overdue_share
+        self.kept = kept
 
     def plan(self, prompt_ids: Sequence[str], budget: int, step: int, features: PromptFeatures | None = None) -> Plan:
         """Divide ``budget`` rollouts among the prompts. Changes nothing.
@@ -105,6 +111,8 @@ class KnapsackAllocator(SavedToFile):
         if not ids:
             raise ValueError("there are no prompts to plan for: pass at least one")
         forecast = self.beliefs.forecast(ids, step) if features is None else self.beliefs.forecast(ids, step, features)
+        if self.kept is not None:
+            forecast = replace(forecast, kept_P=self.kept.has(ids, step))
         problem = self.rule(forecast, budget, self.min_count, self.max_count)
         low_P = self._with_overdue(problem, forecast, ids, budget)
         solution = solve(problem.marginals, budget, low_P, problem.high_P)

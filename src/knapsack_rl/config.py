@@ -12,6 +12,7 @@ from knapsack_rl.beliefs.beta import HALF_LIFE_PASSES, BetaBeliefs
 from knapsack_rl.beliefs.calibrated import CalibratedBeliefs
 from knapsack_rl.beliefs.forecast import Beliefs
 from knapsack_rl.beliefs.window import WindowBeliefs
+from knapsack_rl.kept import KeptSuccesses
 from knapsack_rl.rules import expected_value, paper_rule, uniform_rule
 
 RuleName = Literal["calibrated", "beta", "paper", "uniform"]
@@ -22,6 +23,8 @@ RULES: tuple[RuleName, ...] = get_args(RuleName)
 CHOOSING: tuple[RuleName, ...] = ("calibrated", "beta")
 # The laboratory's tuning seeds have four ahead of two (docs/log.md).
 DEFAULT_POOL = 4
+# Most rollouts of a prompt: the paper's limit, or this many times the average where that is more.
+MOST, MOST_AVERAGES = 128, 4
 # Half-life in steps where the length of a pass over the data is not known: about an epoch of the paper's runs.
 DEFAULT_HALF_LIFE = 64.0
 # Half-lives without an observation after which an offered prompt gets a pair: its evidence then counts a quarter.
@@ -44,10 +47,11 @@ class AllocationConfig:
             prompts are trained on. None: 4 where the rule can choose and ``min_count`` does not forbid it, at most
             ``average``; else 1.
         min_count: least rollouts of a prompt: at least 2, or 0 to let prompts be left out. None: 0 with a pool, else 2.
-        max_count: most rollouts of a prompt.
+        max_count: most rollouts of a prompt. None: 128, or 4 times the average where that is more.
         half_life: steps after which an observation counts half. None: 4 passes over the data where the length of a pass
             is known, else 64.
-        success_threshold: least reward that counts as a success.
+        success_threshold: least reward that counts as a success. None: 1, or the highest reward where the rewards show
+            that it is another one (`knapsack_rl.beliefs.reward_check`).
         weighting: ``prompt`` (advantages are scaled so that every prompt weighs the same in the loss) or ``rollout`` (a
             prompt weighs by its number of rollouts). None: ``prompt`` for the rules that choose, else ``rollout``.
 
@@ -59,9 +63,9 @@ class AllocationConfig:
     average: int = 8
     pool: int | None = None
     min_count: int | None = None
-    max_count: int = 128
+    max_count: int | None = None
     half_life: float | None = None
-    success_threshold: float = 1.0
+    success_threshold: float | None = None
     weighting: Weighting | None = None
 
     def __post_init__(self) -> None:
@@ -82,22 +86,26 @@ class AllocationConfig:
         least = (0 if pool > 1 else 2) if self.min_count is None else self.min_count
         if least < 0 or least == 1:
             raise ValueError(f"min_count is {least}: a group of one has no gradient, use 0 or at least 2")
-        if self.max_count < max(least, 2):
-            raise ValueError(f"max_count is {self.max_count}: it must be at least 2 and at least min_count ({least})")
-        if not least <= self.average <= self.max_count:
+        most = max(MOST, MOST_AVERAGES * self.average) if self.max_count is None else self.max_count
+        if most < max(least, 2):
+            raise ValueError(f"max_count is {most}: it must be at least 2 and at least min_count ({least})")
+        if not least <= self.average <= most:
             raise ValueError(
                 f"average is {self.average}: the average number of rollouts must lie between min_count ({least}) and "
-                f"max_count ({self.max_count})"
+                f"max_count ({most})"
             )
         weighting = self.weighting or ("prompt" if chooses else "rollout")
-        for name, value in (("pool", pool), ("min_count", least), ("weighting", weighting)):
+        for name, value in (("pool", pool), ("min_count", least), ("max_count", most), ("weighting", weighting)):
             object.__setattr__(self, name, value)
 
-    def make_allocator(self, steps_per_pass: float | None = None) -> KnapsackAllocator:
+    def make_allocator(
+        self, steps_per_pass: float | None = None, kept: KeptSuccesses | None = None
+    ) -> KnapsackAllocator:
         """The allocator that this describes, which has learned nothing.
 
         Args:
             steps_per_pass: generation steps of one pass over the data, where that is known.
+            kept: successes that replace a rollout of a group that fails as a whole; None if none are kept.
         """
         half_life = self.half_life_in_steps(steps_per_pass)
         beliefs: Beliefs = BetaBeliefs(half_life)
@@ -106,8 +114,8 @@ class AllocationConfig:
         elif self.rule == "paper":
             beliefs = WindowBeliefs()
         rule = {"paper": paper_rule, "uniform": uniform_rule}.get(self.rule, expected_value)
-        assert self.min_count is not None
-        allocator = KnapsackAllocator(beliefs, rule, self.min_count, self.max_count)
+        assert self.min_count is not None and self.max_count is not None
+        allocator = KnapsackAllocator(beliefs, rule, self.min_count, self.max_count, kept=kept)
         self.set_half_life(allocator, half_life)
         return allocator
 
@@ -126,14 +134,15 @@ class AllocationConfig:
     def _check_types(self) -> None:
         for name, least in (("average", 2), ("pool", 1), ("min_count", 0), ("max_count", 2)):
             value = getattr(self, name)
-            if value is None and name in ("pool", "min_count"):
+            if value is None and name != "average":
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} is {value!r}: it must be a whole number of at least {least}")
-        for name, value in (("half_life", self.half_life), ("success_threshold", self.success_threshold)):
-            if value is None and name == "half_life":
+        for name in ("half_life", "success_threshold"):
+            value = getattr(self, name)
+            if value is None:
                 continue
-            if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < float("inf"):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
                 raise ValueError(f"{name} is {value!r}: it must be a finite number")
         if self.half_life is not None and not self.half_life > 0:
             raise ValueError(f"half_life is {self.half_life}: it counts steps and must be positive")

@@ -9,7 +9,6 @@ counts in the denominator and is neither mixed nor solved nor unsolved. A share 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,11 +18,9 @@ from knapsack_rl.notation import BoolArray, FloatArray, IntArray
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
 
-logger = logging.getLogger(__name__)
-
-# Rollouts without a success after which differing rewards suggest a wrong success threshold.
-UNSUCCESSFUL_ROLLOUTS = 1000
 MAX_TEXT = 2000  # characters
+# Numbers that are computed at once, to bound memory.
+_CELLS = 1 << 20
 
 STATUSES = ("extremely hard", "hard", "medium", "easy", "extremely easy")
 
@@ -105,11 +102,16 @@ def mixed_probability(success_rates_P: FloatArray, pseudo_count_P: FloatArray, c
     pseudo_count = np.asarray(pseudo_count_P, dtype=np.float64)
     per_rollout = 1.0 / np.where(pseudo_count > 0, pseudo_count, np.nan)
     all_succeed, all_fail = np.ones_like(p), np.ones_like(p)
-    for k in range(int(counts_P.max(initial=0))):
-        weight = k * per_rollout
-        drawn = k < counts_P
-        all_succeed = np.where(drawn, all_succeed * (p + weight) / (1 + weight), all_succeed)
-        all_fail = np.where(drawn, all_fail * (1 - p + weight) / (1 + weight), all_fail)
+    most = int(counts_P.max(initial=0))
+    block = max(_CELLS // max(p.size, 1), 1)
+    for start in range(0, most, block):
+        some = np.flatnonzero(counts_P > start)
+        k = np.arange(start, min(start + block, most))[:, np.newaxis]
+        weight = k * per_rollout[some]
+        drawn = k < counts_P[some]
+        for product, rate in ((all_succeed, p), (all_fail, 1 - p)):
+            factors = np.where(drawn, (rate[some] + weight) / (1 + weight), 1.0)
+            product[some] = np.concatenate([product[np.newaxis, some], factors]).prod(axis=0)
     # The clip removes rounding errors, and gives 0 for n = 0, where both products are 1.
     probability = np.clip(1.0 - all_succeed - all_fail, 0.0, 1.0)
     return np.where(pseudo_count > 0, probability, np.nan)
@@ -133,37 +135,6 @@ def transition_matrix(before_P: FloatArray, after_P: FloatArray) -> IntArray:
     matrix = np.zeros((len(STATUSES), len(STATUSES)), dtype=np.int64)
     np.add.at(matrix, (rows[known], columns[known]), 1)
     return matrix
-
-
-class RewardCheck:
-    """Warn once if rewards differ but no reward reaches the success threshold: beliefs learn nothing from such rewards.
-
-    The warning comes after `UNSUCCESSFUL_ROLLOUTS` rollouts; the first success ends the check.
-    """
-
-    def __init__(self) -> None:
-        """Start without rollouts."""
-        self._done = False
-        self._count, self._lowest, self._highest = 0, np.inf, -np.inf
-
-    def check(self, outcomes: Outcomes) -> None:
-        """Add the rewards of a plan, and log the warning if it is due."""
-        if self._done:
-            return
-        rewards = outcomes.rewards_PG[outcomes.answered_PG]
-        self._count += rewards.size
-        self._lowest = min(self._lowest, rewards.min(initial=np.inf))
-        self._highest = max(self._highest, rewards.max(initial=-np.inf))
-        suspicious = self._count >= UNSUCCESSFUL_ROLLOUTS and self._highest > self._lowest
-        self._done = bool(outcomes.success_PG.any()) or suspicious
-        if suspicious and not outcomes.success_PG.any():
-            logger.warning(
-                "no reward of %d rollouts has reached success_threshold=%g (the highest was %g), so every prompt is "
-                "estimated as unsolved: set success_threshold to the least reward that means success",
-                self._count,
-                outcomes.success_threshold,
-                self._highest,
-            )
 
 
 def as_text(messages: Any) -> str:

@@ -47,6 +47,22 @@ class PromptFeatures(NamedTuple):
         return PromptFeatures(self.features_P_F[rows], self.confidence_P_C[rows])
 
 
+# The latest step: beliefs store the step of a prompt's last observation in 32 bits.
+LAST_STEP = 2**31 - 1
+
+
+def checked_step(step: int) -> int:
+    """Return the step as an int.
+
+    Raises:
+        ValueError: not a whole number from 0 to `LAST_STEP`.
+    """
+    given: Any = step
+    if not isinstance(given, int | np.integer) or isinstance(given, bool) or not 0 <= step <= LAST_STEP:
+        raise ValueError(f"the step is {step!r}: count steps in whole numbers from 0 to {LAST_STEP}")
+    return int(step)
+
+
 def text_ids(prompt_ids: Iterable[object]) -> tuple[str, ...]:
     """Convert prompt ids to text: ``str`` (numpy's included) unchanged, whole numbers as decimal digits.
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from knapsack_rl.notation import BoolArray, FloatArray, IntArray, PromptFeatures
+from knapsack_rl.notation import BoolArray, FloatArray, IntArray, PromptFeatures, checked_step
 
 # Rewards are often weighted sums in float32: 0.7 + 0.3 must reach a threshold of 1.
 TOLERANCE = 1e-6
@@ -33,7 +33,7 @@ class Outcomes:
             if there were none.
 
     Raises:
-        ValueError: lengths that do not fit, a negative count, or an infinite reward.
+        ValueError: a step out of range, lengths that do not fit, a negative count, or an infinite reward.
     """
 
     step: int
@@ -45,6 +45,7 @@ class Outcomes:
     features: PromptFeatures | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "step", checked_step(self.step))
         if self.counts_P.shape != (len(self.prompt_ids),) or (self.counts_P < 0).any():
             raise ValueError(f"outcomes of {len(self.prompt_ids)} prompts need as many counts, none negative")
         rows = int(self.counts_P.sum())

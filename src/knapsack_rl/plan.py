@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from knapsack_rl.files import State, as_array
-from knapsack_rl.notation import BoolArray, FloatArray, IntArray, PromptFeatures
+from knapsack_rl.notation import BoolArray, FloatArray, IntArray, PromptFeatures, checked_step
 
 
 def jobs(counts_P: IntArray) -> IntArray:
@@ -39,8 +39,8 @@ class Plan:
         features: features of the prompts that the plan was made with; None if there were none.
 
     Raises:
-        ValueError: arrays of different lengths, a count of 1, a count outside its limits, or a sum that is not the
-            budget. The message names the first offending prompt.
+        ValueError: a step out of range, arrays of different lengths, a count of 1, a count outside its limits, or a sum
+            that is not the budget. The message names the first offending prompt.
     """
 
     step: int
@@ -56,6 +56,7 @@ class Plan:
     features: PromptFeatures | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "step", checked_step(self.step))
         for field in fields(self):
             array = getattr(self, field.name)
             if isinstance(array, np.ndarray):
@@ -92,8 +93,16 @@ class Plan:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Plan:
-        """Rebuild a plan from what `state_dict` returned."""
+        """Rebuild a plan from what `state_dict` returned.
+
+        Raises:
+            ValueError: arrays of another type, or what no plan can be.
+            KeyError, TypeError: values that are missing or of another type.
+        """
         arrays = {name: as_array(value) for name, value in state.items()}
+        for name, kind in {"counts_P": "i", "low_P": "i", "high_P": "i", "success_rates_P": "f", "seen_P": "b"}.items():
+            if not isinstance(arrays[name], np.ndarray) or arrays[name].dtype.kind != kind:
+                raise ValueError(f"the saved plan has no array {name} of the right type")
         given = state["features"]
         features = None if given is None else PromptFeatures(**{name: as_array(value) for name, value in given.items()})
         return cls(**{**arrays, "prompt_ids": tuple(state["prompt_ids"]), "features": features})

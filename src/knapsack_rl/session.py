@@ -12,81 +12,34 @@ All methods may be called from several threads.
 
 from __future__ import annotations
 
+import copy
+import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from knapsack_rl.allocator import Allocator
+from knapsack_rl.beliefs.ids import ID_VERSION
+from knapsack_rl.beliefs.reward_check import RewardCheck, SuccessThreshold
 from knapsack_rl.config import AllocationConfig
-from knapsack_rl.files import BeliefFileError, SavedToFile, State, as_array, check_kind
-from knapsack_rl.metrics import RewardCheck, as_text, step_metrics
-from knapsack_rl.notation import FloatArray, IntArray, PromptFeatures, text_ids
+from knapsack_rl.files import BeliefFileError, SavedToFile, State, check_kind, read_state, write_state
+from knapsack_rl.metrics import as_text, step_metrics
+from knapsack_rl.notation import FloatArray, IntArray, PromptFeatures, checked_step, text_ids
+from knapsack_rl.open_plan import OpenPlan
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
-from knapsack_rl.trace import TraceWriter
+from knapsack_rl.trace import TraceWriter, move_aside
+
+logger = logging.getLogger(__name__)
 
 STATE_FILE = "knapsack_rl.npz"
-
-
-@dataclass(eq=False)
-class _OpenPlan:
-    """A plan some of whose rollouts are not back.
-
-    Attributes:
-        plan: what was decided.
-        texts: prompts by id, for the record.
-        missing_P: rollouts that may still come, ``[P]``.
-        places, rewards, tokens: of the rollouts that came: position of the prompt in the plan, reward, completion
-            length (-1 where unknown).
-        samples: a few completions.
-        optimizer_step: optimizer steps done when the latest rollouts were made.
-    """
-
-    plan: Plan
-    texts: dict[str, str]
-    missing_P: IntArray
-    places: list[int] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    samples: list[Mapping[str, Any]] = field(default_factory=list)
-    optimizer_step: int = 0
-
-    def outcomes(self, success_threshold: float, since: int = 0) -> Outcomes:
-        """What came back after the first ``since`` rollouts; of a complete plan over all its prompts."""
-        place_R = np.array(self.places[since:], dtype=np.int64)
-        tokens_R = np.array(self.tokens[since:], dtype=np.int64)
-        order = np.argsort(place_R, kind="stable")
-        counts_P = np.bincount(place_R, minlength=len(self.plan.prompt_ids)).astype(np.int64)
-        kept = np.flatnonzero(counts_P) if since or self.missing_P.any() else np.arange(counts_P.size)
-        features = self.plan.features
-        return Outcomes(
-            step=self.plan.step,
-            prompt_ids=tuple([self.plan.prompt_ids[i] for i in kept.tolist()]),
-            counts_P=counts_P[kept],
-            rewards_PG=np.array(self.rewards[since:], dtype=np.float64)[order],
-            tokens_PG=tokens_R[order] if (tokens_R >= 0).all() else None,
-            success_threshold=success_threshold,
-            features=None if features is None else features.take(kept),
-        )
-
-    def state_dict(self) -> State:
-        """All but the samples."""
-        came = {"places": np.array(self.places, dtype=np.int64), "rewards": np.array(self.rewards, dtype=np.float64)}
-        came["tokens"] = np.array(self.tokens, dtype=np.int64)
-        return {"plan": self.plan.state_dict(), "texts": self.texts, "missing": self.missing_P.copy(), **came}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> _OpenPlan:
-        """What `state_dict` described."""
-        came = [state[name].tolist() for name in ("places", "rewards", "tokens")]
-        return cls(Plan.from_state(state["plan"]), dict(state["texts"]), as_array(state["missing"]).copy(), *came)
 
 
 class Session(SavedToFile):
@@ -96,6 +49,7 @@ class Session(SavedToFile):
         allocator: decides and learns.
         step: generation steps planned so far, which is the step of the next plan.
         trace: the record, once opened.
+        id_version: how an adapter makes ids of content (`knapsack_rl.beliefs.ids`); that of the state, once loaded.
     """
 
     def __init__(
@@ -118,15 +72,16 @@ class Session(SavedToFile):
         self.config = config or AllocationConfig()
         self.allocator: Allocator = allocator or self.config.make_allocator(steps_per_pass)
         self.step = 0
-        self.in_order = in_order
+        self.in_order, self.id_version = in_order, ID_VERSION
         self.trace: TraceWriter | None = None
-        self._open: list[_OpenPlan] = []
+        self._open: list[OpenPlan] = []
         self._resumed = False
         self._lock = threading.RLock()
         self._own_time = threading.local()
         self._allocating = self._working = 0.0
         self._last_step = time.perf_counter()
-        self._rewards = RewardCheck()
+        self._threshold, self._rewards = SuccessThreshold(self.config.success_threshold), RewardCheck()
+        self._beginning = None if self.config.success_threshold is not None else self.allocator.state_dict()
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -176,7 +131,7 @@ class Session(SavedToFile):
             if plan.budget != budget:
                 raise ValueError(f"the allocator planned {plan.budget} rollouts where {budget} were to be spent")
             named = {str(prompt_id): as_text(prompt) for prompt_id, prompt in (texts or {}).items()}
-            self._open.append(_OpenPlan(plan, named, plan.counts_P.copy(), optimizer_step=plan.step))
+            self._open.append(OpenPlan(plan, named, plan.counts_P.copy(), optimizer_step=plan.step))
             self.step = plan.step + 1
             self._allocating += time.perf_counter() - began
         return plan
@@ -211,17 +166,16 @@ class Session(SavedToFile):
                 they are learned, and part of no metric. Otherwise they are refused.
 
         Returns:
-            Metrics of the plan that is now complete (of the largest, or the last of these, if several are); empty if
-            none is.
+            Metrics of the plan that is now complete (the largest, or the last of these); empty if none is.
 
         Raises:
             ValueError: lengths that do not fit, an infinite reward, or rollouts that no plan waits for (a duplicate, an
-                unknown prompt or step). Nothing is learned then.
+                unknown prompt or step). Nothing is learned then. Where the allocator itself fails, rollouts that it
+                has not learned are not taken in, and may be passed again.
         """
         with self._lock, self.working():
             ids = text_ids(ids_PG)
-            # Checks lengths and rewards before anything changes.
-            checked = Outcomes.from_rollouts(step, ids, rewards_PG, tokens_PG, self.config.success_threshold)
+            Outcomes.from_rollouts(step, ids, rewards_PG, tokens_PG)  # checks lengths and rewards
             rewards = np.asarray(rewards_PG, dtype=np.float64)
             tokens = np.full(len(ids), -1) if tokens_PG is None else np.asarray(tokens_PG, dtype=np.int64)
             waited_for, extra = self._routed(step, ids)
@@ -230,20 +184,24 @@ class Session(SavedToFile):
                     f"{extra.size} rollouts in step {step} are not waited for, the first of prompt {ids[extra[0]]!r}: "
                     "no plan of that step has it, or all of its rollouts are back; pass each rollout once"
                 )
-            for opened, rows, places in waited_for:
-                since = len(opened.places)
-                np.subtract.at(opened.missing_P, places, 1)
-                opened.places += places.tolist()
-                opened.rewards += rewards[rows].tolist()
-                opened.tokens += tokens[rows].tolist()
-                opened.optimizer_step = opened.plan.step if optimizer_step is None else optimizer_step
-                own = set(opened.plan.prompt_ids)
-                opened.samples += [sample for sample in samples if sample["id"] in own]
-                if not self.in_order:
-                    self.allocator.observe(opened.outcomes(checked.success_threshold, since))
-            if extra.size:
-                self._learn_extra(step, [ids[row] for row in extra], rewards[extra], tokens[extra])
-            return self._finish()
+            if not all({"id", "completion"} <= set(sample) for sample in samples):
+                raise ValueError("a sample has an id and a completion: give both")
+            taken: list[Callable[[], None]] = [partial(setattr, self, "_threshold", copy.copy(self._threshold))]
+            try:
+                for opened, rows, places in waited_for:
+                    own = set(opened.plan.prompt_ids)
+                    shown = [sample for sample in samples if str(sample["id"]) in own]
+                    at = opened.plan.step if optimizer_step is None else optimizer_step
+                    taken.append(opened.file(places, rewards[rows], tokens[rows], at, shown))
+                    if not self.in_order and opened.missing_P.any():
+                        self._learn(opened)
+                if extra.size:
+                    self._learn_extra(step, [ids[row] for row in extra], rewards[extra], tokens[extra])
+                return self._finish()
+            except Exception:
+                for take_back in taken:
+                    take_back()
+                raise
 
     def give_up(self, step: int, ids_PG: Sequence[str] | None = None) -> dict[str, float]:
         """Rollouts that are missing will not come.
@@ -271,7 +229,7 @@ class Session(SavedToFile):
         """Wait for the rollouts of a plan that an earlier process made, and plan its step no more."""
         with self._lock:
             named = {str(prompt_id): as_text(prompt) for prompt_id, prompt in (texts or {}).items()}
-            self._open.append(_OpenPlan(plan, named, plan.counts_P.copy(), optimizer_step=plan.step))
+            self._open.append(OpenPlan(plan, named, plan.counts_P.copy(), optimizer_step=plan.step))
             self.step = max(self.step, plan.step + 1)
 
     def restart_at(self, step: int) -> None:
@@ -282,8 +240,12 @@ class Session(SavedToFile):
 
     def open_trace(self, path: Path, run: Mapping[str, object]) -> None:
         """Begin the record of the run, or continue it after `load`."""
-        self._last_step = time.perf_counter()
-        self.trace = TraceWriter(path, run, resume_step=self.step if self._resumed else None)
+        self._last_step, resume_step = time.perf_counter(), self.step if self._resumed else None
+        try:
+            self.trace = TraceWriter(path, run, resume_step)
+        except ValueError as error:
+            logger.warning("%s: it is kept as %s, and the record goes on in a new file", error, move_aside(path))
+            self.trace = TraceWriter(path, run, resume_step)
 
     def state_dict(self) -> State:
         """What a resumed run needs of ours: what was learned, the step, and the plans under way."""
@@ -291,7 +253,9 @@ class Session(SavedToFile):
             return {
                 "kind": "session",
                 "step": self.step,
+                "id_version": self.id_version,
                 "allocator": self.allocator.state_dict(),
+                "threshold": self._threshold.state_dict(),
                 "open": [opened.state_dict() for opened in self._open],
             }
 
@@ -303,42 +267,58 @@ class Session(SavedToFile):
         """
         check_kind(state, kind="session")
         try:
-            step, opened = int(state["step"]), [_OpenPlan.from_state(saved) for saved in state["open"]]
-            learned = state["allocator"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise BeliefFileError(
-                f"the saved session is damaged ({error}): resume from an earlier checkpoint"
-            ) from error
+            step, opened = checked_step(state["step"]), [OpenPlan.from_state(saved) for saved in state["open"]]
+            learned, id_version = state["allocator"], int(state.get("id_version", 1))
+            threshold = self._threshold.restored(state.get("threshold"))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise BeliefFileError(f"the saved session is damaged ({error}): use an earlier checkpoint") from error
         with self._lock:
             self.allocator.load_state_dict(learned)
-            self.step, self._open, self._resumed = step, opened, True
+            self.step, self._open, self._resumed, self.id_version = step, opened, True, id_version
+            self._threshold = threshold
+            for each in opened:
+                each.learned = 0 if self.in_order else len(each.places)
 
-    def save_to(self, folder: Path) -> None:
-        """Write the state into a checkpoint folder, all or nothing."""
-        self.save(folder / STATE_FILE)
+    def save_to(self, folder: Path, trainer_step: int | None = None, adapter: Mapping[str, Any] | None = None) -> None:
+        """Write the state into a checkpoint folder, all or nothing, in one file: no kill can mix two of them.
 
-    def load_from(self, folder: Path, step_without_state: int = 0) -> bool:
+        Args:
+            folder: of the checkpoint.
+            trainer_step: the trainer's own step; `load_from` compares it.
+            adapter: what an adapter saves with the state.
+        """
+        more = {"trainer_step": trainer_step, "adapter": dict(adapter or {})}
+        write_state(folder / STATE_FILE, self.state_dict() | more)
+
+    def load_from(self, folder: Path, step_without_state: int = 0, trainer_step: int | None = None) -> State | None:
         """Resume from a checkpoint folder.
 
         Args:
             folder: where `save_to` wrote.
             step_without_state: the step to go on with if the checkpoint holds nothing of ours.
+            trainer_step: the step that the trainer resumes at.
 
         Returns:
-            Whether it held anything; otherwise all prompts count as unseen.
+            The state; None if there was none, and all prompts count as unseen.
 
         Raises:
-            BeliefFileError: the state is damaged, or of another rule.
+            BeliefFileError: the state is damaged, of another rule, or of another step of the trainer.
         """
-        found = (folder / STATE_FILE).exists()
-        if found:
-            self.load(folder / STATE_FILE)
+        path, state = folder / STATE_FILE, None
+        if path.exists():
+            state = read_state(path)
+            if trainer_step is not None and (saved := state.get("trainer_step")) not in (None, trainer_step):
+                raise BeliefFileError(
+                    f"{path} is of step {saved}, and the trainer resumes at step {trainer_step}: it was stopped while "
+                    "it wrote this checkpoint; resume from another one, or delete the file to go on without beliefs"
+                )
+            self.restore(path, state)
         else:
             self.step = step_without_state
         self._resumed = True
-        return found
+        return state
 
-    def _routed(self, step: int, ids_PG: Sequence[str]) -> tuple[list[tuple[_OpenPlan, IntArray, IntArray]], IntArray]:
+    def _routed(self, step: int, ids_PG: Sequence[str]) -> tuple[list[tuple[OpenPlan, IntArray, IntArray]], IntArray]:
         """For each open plan that waits for some of the rows: the rows and their places; and rows not waited for."""
         rows_by_id: dict[str, list[int]] = {}
         for row, prompt_id in enumerate(ids_PG):
@@ -363,8 +343,8 @@ class Session(SavedToFile):
         largest = 0
         for opened in list(self._open):
             if not opened.missing_P.any():
-                self._open.remove(opened)
                 measured = self._complete(opened)
+                self._open.remove(opened)
                 if opened.plan.budget >= largest:
                     largest, metrics = opened.plan.budget, measured
             elif self.in_order:
@@ -373,14 +353,35 @@ class Session(SavedToFile):
 
     def _learn_extra(self, step: int, ids: Sequence[str], rewards: FloatArray, tokens: IntArray) -> None:
         known = tokens if (tokens >= 0).all() else None
-        self.allocator.observe(Outcomes.from_rollouts(step, ids, rewards, known, self.config.success_threshold))
+        self.allocator.observe(Outcomes.from_rollouts(step, ids, rewards, known, self._threshold.value))
 
-    def _complete(self, opened: _OpenPlan) -> dict[str, float]:
-        plan, outcomes = opened.plan, opened.outcomes(self.config.success_threshold)
-        if self.in_order:
-            self.allocator.observe(outcomes)
-        self._rewards.check(outcomes)
+    def _learn(self, opened: OpenPlan) -> None:
+        """Learn what came back of a plan and is not learned."""
+        self.allocator.observe(opened.outcomes(self._threshold.value, opened.learned))
+        opened.learned = len(opened.places)
+
+    def _find_threshold(self, complete: OpenPlan) -> None:
+        """Look for it in a complete plan: what counts otherwise then is forgotten, and learned again if it is open."""
+        before, seen = self._threshold.value, self._threshold.marks_M
+        self._threshold.look(np.array(complete.rewards))
+        if self._threshold.value == before or self._beginning is None:
+            return
+        plans = [complete, *(each for each in self._open if each is not complete)]
+        learned = [np.array(each.rewards[: each.learned]) for each in plans]
+        if self._threshold.counts_otherwise(before, np.concatenate([seen, *learned])):
+            self.allocator.load_state_dict(self._beginning)
+            for each in (each for each in plans if each.learned):
+                each.learned = 0
+                self._learn(each)
+
+    def _complete(self, opened: OpenPlan) -> dict[str, float]:
+        self._find_threshold(opened)
+        if self.in_order or opened.learned < len(opened.places):
+            self._learn(opened)
+        plan, outcomes = opened.plan, opened.outcomes(self._threshold.value)
+        self._rewards.check(outcomes, self._threshold.assumed)
         metrics = step_metrics(plan, outcomes) | {"rollouts_lost": float(plan.budget - outcomes.rewards_PG.size)}
+        metrics["success_threshold"] = self._threshold.value
         now = time.perf_counter()
         overhead = self._working + now - (getattr(self._own_time, "began", None) or now)
         if self.trace is not None:

@@ -18,6 +18,16 @@ M(x, y) = B(a+x, b+y) / B(a, b) = E[p^x (1-p)^y],
 
 with the same two properties. It is positive for every belief and n >= 2, so that prompts without any success so far are
 still explored.
+
+If an earlier success of the prompt is kept (`knapsack_rl.kept`) and replaces a rollout of a group that fails as a
+whole, only a group that succeeds as a whole has no gradient (derived in docs/value.md):
+
+    Value(n, p | kept) = (1 - p^n) * p (1-p)^2,   E = M(1, 2) - M(1+n, 2),   marginal M(1+n, 3)          (n >= 2)
+
+And where none is kept, rollouts may find one. It is worth the groups that it saves later: R further groups of m
+rollouts, each with probability (1-p)^m of failing as a whole:
+
+    Storing(n, p) = R (1 - (1-p)^n) (1-p)^m * p (1-p)^2,   marginal R M(2, 2+m+n)
 """
 
 from __future__ import annotations
@@ -80,19 +90,62 @@ def expected_knapsack_marginals(alpha_P: FloatArray, beta_P: FloatArray, stop: i
     Raises:
         ValueError: a parameter that is not positive and finite.
     """
-    a, b = np.asarray(alpha_P, dtype=np.float64), np.asarray(beta_P, dtype=np.float64)
-    for name, parameter in (("alpha", a), ("beta", b)):
-        wrong = ~((parameter > 0) & np.isfinite(parameter))
-        if wrong.any():
-            raise ValueError(
-                f"{name}_P[{int(np.argmax(wrong))}] is {parameter[wrong][0]}: a Beta belief needs it positive"
-            )
+    a, b = _beta_parameters(alpha_P, beta_P)
     total = a + b
     # Both terms are M(2, 3) at n = 1. Ratios are multiplied, because products of large parameters would overflow.
     start = a / total * (a + 1) / (total + 1) * b / (total + 2) * (b + 1) / (total + 3) * (b + 2) / (total + 4)
     counts = np.stack([a, b + 1])
     # M(x+1, y) = M(x, y) (a+x) / (a+b+x+y), and the same in y.
     return _marginals(np.stack([start, start]), lambda n: (counts + (n + 1)) / (total + (n + 4)), stop)
+
+
+def kept_success_marginals(alpha_P: FloatArray, beta_P: FloatArray, stop: int) -> FloatArray:
+    """Compute `expected_knapsack_marginals` for prompts with a kept success: differences of E[(1 - p^n) p (1-p)^2].
+
+    Args:
+        alpha_P, beta_P: parameters of the beliefs, positive and finite, ``[P]``.
+        stop: number of columns.
+
+    Returns:
+        Marginals ``[P, stop]``; column 0 is 0 and column 1 is the value of two rollouts.
+    """
+    a, b = _beta_parameters(alpha_P, beta_P)
+    total = a + b
+    # M(1, 3), from which M(1 + n, 3) follows by ratios.
+    start = a / total * b / (total + 1) * (b + 1) / (total + 2) * (b + 2) / (total + 3)
+    table = _marginals(start[None] * (a + 1) / (total + 4), lambda n: ((a + (n + 1)) / (total + (n + 4)))[None], stop)
+    if stop > 1:
+        table[:, 1] += start
+    return table
+
+
+def storing_marginals(alpha_P: FloatArray, beta_P: FloatArray, stop: int, visits: float, group: int) -> FloatArray:
+    """Compute what each rollout adds by finding a success to keep: differences of R E[(1 - q^n) q^m p q^2], q = 1 - p.
+
+    Args:
+        alpha_P, beta_P: parameters of the beliefs, positive and finite, ``[P]``.
+        stop: number of columns.
+        visits: R, later groups of the prompt that a kept success may save.
+        group: m, rollouts of such a group.
+
+    Returns:
+        Marginals ``[P, stop]``; column 0 is 0 and column 1 is for two rollouts.
+    """
+    a, b = _beta_parameters(alpha_P, beta_P)
+    total = a + b
+    first = visits * a / total * (a + 1) / (total + 1)
+    for y in range(2 + group):
+        first = first * (b + y) / (total + 2 + y)
+
+    def ratio(n: int) -> FloatArray:
+        found: FloatArray = ((b + (1 + group + n)) / (total + (3 + group + n)))[None]
+        return found
+
+    # From M(2, 2 + m) at n = 0.
+    table = _marginals((first * ratio(1)[0])[None], lambda n: ratio(n + 1), stop)
+    if stop > 1:
+        table[:, 1] += first
+    return table
 
 
 def knapsack_value(success_rates_P: FloatArray, high: int) -> FloatArray:
@@ -112,13 +165,13 @@ def _disagreement_marginals(p: FloatArray, stop: int) -> FloatArray:
 
 
 def _marginals(terms: FloatArray, ratio: Callable[[int], FloatArray], stop: int) -> FloatArray:
-    """Sum two terms per prompt, ``[2, P]`` at n = 1, which ``ratio(n)`` multiplies from n to n + 1; ``[P, stop]``.
+    """Sum one or two terms per prompt, ``[1 or 2, P]`` at n = 1, which ``ratio(n)`` multiplies to n + 1; ``[P, stop]``.
 
     The loop runs over n, so that its few vectors stay in the cache; the result is a transposed view, not a copy.
     """
     table_N_P = np.zeros((stop, terms.shape[1]))
     for n in range(1, stop):
-        np.add(terms[0], terms[1], out=table_N_P[n])
+        np.add(terms[0], terms[1], out=table_N_P[n]) if len(terms) > 1 else np.copyto(table_N_P[n], terms[0])
         terms *= ratio(n)
     return table_N_P.T
 
@@ -128,6 +181,18 @@ def _summed(marginals_P_N: FloatArray) -> FloatArray:
     values = np.zeros((marginals_P_N.shape[0], marginals_P_N.shape[1] + 1))
     np.cumsum(marginals_P_N, axis=1, out=values[:, 1:])
     return values
+
+
+def _beta_parameters(alpha_P: FloatArray, beta_P: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The parameters as floats, each ``[P]``, if all are positive and finite."""
+    a, b = np.asarray(alpha_P, dtype=np.float64), np.asarray(beta_P, dtype=np.float64)
+    for name, parameter in (("alpha", a), ("beta", b)):
+        wrong = ~((parameter > 0) & np.isfinite(parameter))
+        if wrong.any():
+            raise ValueError(
+                f"{name}_P[{int(np.argmax(wrong))}] is {parameter[wrong][0]}: a Beta belief needs it positive"
+            )
+    return a, b
 
 
 def _rates(success_rates_P: FloatArray) -> FloatArray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from tinker_cookbook.utils.ml_log import dump_config
 from knapsack_rl import AllocationConfig
 from knapsack_rl.config import FIELDS
 from knapsack_rl.tinker import ALIASES, AllocatedDataset, AllocatedDatasetBuilder, allocated
-from knapsack_rl.tinker.builders import SIZE_FIELDS, group_size, prompt_of, resized
+from knapsack_rl.tinker.builders import group_size, resized
+from knapsack_rl.tinker.tasks import SIZE_FIELDS
 from knapsack_rl.trace import read_trace
 
 
@@ -48,18 +48,6 @@ def test_builders_are_resized_in_a_copy() -> None:
         assert (group_size(builder), group_size(other), type(other)) == (4, 7, type(builder))
     with pytest.raises(ValueError, match="Fixed makes a fixed number of environments: give it a field num_envs"):
         resized(Fixed(), 3)
-
-
-def test_prompts_are_named() -> None:
-    assert prompt_of(world.SeededBuilder(3, 0), None) == ("p3", None)
-    assert prompt_of(world.SeededBuilder(3, 0), None, lambda builder: f"{builder.prompt}?") == ("p3", "3?")
-    assert prompt_of(world.SeededBuilder(3, 0), lambda builder: f"q{builder.prompt}") == ("q3", None)
-    name, text = prompt_of(world.sums(4, 0), None)
-    assert text == "4 + 4?"
-    assert name == prompt_of(replace(world.sums(4, 9), num_envs=2), None)[0] != prompt_of(world.sums(5, 0), None)[0]
-    assert name != prompt_of(replace(world.sums(4, 0), dataset_name="other"), None)[0]
-    with pytest.raises(ValueError, match="Plain does not say which prompt it is for"):
-        prompt_of(Plain(), None)
 
 
 def test_questions_are_in_the_trace(tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_a_group_that_fails_is_no_evidence_and_holds_nothing_up(tmp_path: Path, 
     if how == "size":
         assert "Broken made 3 environments where 4 were planned" in str(failure.value)
     if how == "inf":
-        assert "prompt 'p3' got the rewards" in str(failure.value)
+        assert "prompt 'p3' of Broken got the reward inf from step" in str(failure.value)
     assert builders[3].inner.cleaned == [3]
     assert builders[3].logging_tags() == ["broken"]
     world.rollouts(builders[:3] + builders[4:])

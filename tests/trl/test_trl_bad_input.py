@@ -10,8 +10,9 @@ import small
 from datasets import Dataset, IterableDataset
 
 from allocators import allocator_of
+from knapsack_rl.beliefs.ids import row_id
 from knapsack_rl.trl import KnapsackGRPOConfig, KnapsackGRPOTrainer
-from knapsack_rl.trl.prompts import candidates
+from knapsack_rl.trl.rows import ROW_NUMBER, Candidate, candidates
 from trl import GRPOConfig
 
 
@@ -81,27 +82,43 @@ def test_allocator_that_misses_the_budget(tmp_path: Path) -> None:
         def plan(self, prompt_ids: Any, budget: int, step: int) -> Any:
             return allocator_of("uniform").plan(prompt_ids, budget - 4, step)
 
+        def state_dict(self) -> dict[str, Any]:
+            return {}
+
     with pytest.raises(ValueError, match="planned 12 rollouts where 16 were to be spent"):
         small.knapsack(tmp_path, arguments={"allocator": Careless()})
 
 
-def named(*ids: str) -> list[dict[str, str]]:
+def named(*ids: str) -> list[dict[str, Any]]:
+    """Rows of a stream, which have an id and no number."""
     return [{"prompt_id": prompt_id, "prompt": prompt_id} for prompt_id in ids]
 
 
+def numbered(*numbers: int) -> list[dict[str, Any]]:
+    """Rows of a data set that can be indexed; all are equal."""
+    return [{"prompt": "x", ROW_NUMBER: number} for number in numbers]
+
+
+def found(rows: list[dict[str, Any]], first_row: int, group_size: int, pool: int = 1) -> list[Candidate]:
+    return [candidate for candidate, _ in candidates(rows, first_row, group_size, pool, row_id)]
+
+
 def test_rows_that_do_not_come_in_groups() -> None:
-    with pytest.raises(ValueError, match="rows 1 and 2 belong to one group of 4 but are prompts 'a' and 'b'"):
-        candidates(named("a", "a", "b", "a"), 0, 4)
+    with pytest.raises(ValueError, match="rows 1 and 2 of a batch belong to one group of 4 but are rows 'a' and 'b'"):
+        found(named("a", "a", "b", "a"), 0, 4)
+    with pytest.raises(ValueError, match="rows 1 and 2 of a batch belong to one group of 4 but are rows 7 and 8"):
+        found(numbered(7, 7, 8, 7), 0, 4)
     straddling = named("a", "b", "b", "b", "c")
-    assert candidates(straddling, 2, 3) == [("b", straddling[1]), ("c", straddling[4])]  # 'a' began elsewhere
+    assert [each.prompt_id for each in found(straddling, 2, 3)] == ["b", "c"]  # 'a' began elsewhere
+    assert [each.number for each in found(numbered(4, 5, 5, 5, 6), 2, 3)] == [5, 6]
 
 
 def test_rows_of_a_pool_that_do_not_come_in_groups() -> None:
     rows = named("a", "a", "b", "c", "c", "d")
-    assert [prompt_id for prompt_id, _ in candidates(rows, 0, 3, pool=2)] == ["a", "b", "c", "d"]
-    assert [prompt_id for prompt_id, _ in candidates(rows[1:], 1, 3, pool=2)] == ["b", "c", "d"]
-    with pytest.raises(ValueError, match="rows 0 and 1 belong to one of the 2 candidates in a group of 3"):
-        candidates(named("a", "b", "b"), 0, 3, pool=2)
+    assert [each.prompt_id for each in found(rows, 0, 3, pool=2)] == ["a", "b", "c", "d"]
+    assert [each.prompt_id for each in found(rows[1:], 1, 3, pool=2)] == ["b", "c", "d"]
+    with pytest.raises(ValueError, match="rows 0 and 1 of a batch belong to one of the 2 candidates in a group of 3"):
+        found(named("a", "b", "b"), 0, 3, pool=2)
 
 
 def test_pools_that_the_data_cannot_fill(tmp_path: Path) -> None:
@@ -110,11 +127,3 @@ def test_pools_that_the_data_cannot_fill(tmp_path: Path) -> None:
     stream = IterableDataset.from_generator(lambda: iter(list(small.dataset())))
     with pytest.raises(ValueError, match="pool is 2 and the training dataset is a stream"):
         small.knapsack(tmp_path, data=stream, train=False, pool=2)
-
-
-def test_image_rows_need_an_id() -> None:
-    from knapsack_rl.trl.prompts import row_id
-
-    with pytest.raises(ValueError, match="add a prompt_id column"):
-        row_id({"prompt": "what is this?", "image": object()})
-    assert row_id({"prompt": "what is this?", "image": object(), "prompt_id": 7}) == "7"

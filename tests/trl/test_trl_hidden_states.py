@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import small
 import torch
+from transformers import LlamaForCausalLM
 
 from knapsack_rl import CalibratedBeliefs, Outcomes, PromptFeatures
 from knapsack_rl.features.policy import as_prompt_features, hidden_states
@@ -142,3 +143,60 @@ def test_prompts_that_environments_complete_are_known_by_their_record(
         small.knapsack(tmp_path, train=False, rule="beta", trainer_class=Acting)  # does not care
     assert not trainer._uses_hidden_states
     assert caplog.text.count("'hidden_states' cannot be used, because environments complete the prompts") == 1
+
+
+@pytest.mark.parametrize("kind", ["PromptTuningConfig", "PromptEncoderConfig", "PrefixTuningConfig"])
+def test_virtual_tokens_shift_no_position(kind: str) -> None:
+    """Against each prompt by itself, whose last position needs no count."""
+    import peft
+
+    config = getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=5)
+    tuned = peft.get_peft_model(small.model(), config).eval()
+    found = hidden_states(tuned, PROMPTS, 3, nullcontext).numpy()
+    np.testing.assert_allclose(found, [plain(tuned, prompt) for prompt in PROMPTS], rtol=1e-4, atol=1e-5)
+    assert len(np.unique(found, axis=0)) == len(PROMPTS)
+
+
+def test_a_model_that_ignores_logits_to_keep() -> None:
+    class Ignores(LlamaForCausalLM):
+        def forward(self, *args: Any, logits_to_keep: Any = None, **given: Any) -> Any:
+            return super().forward(*args, **given)
+
+    model = small.model().eval()
+    expected = hidden_states(model, PROMPTS, 3, nullcontext)
+    model.__class__ = Ignores
+    torch.testing.assert_close(hidden_states(model, PROMPTS, 3, nullcontext), expected)
+
+
+@pytest.mark.parametrize("lacks", ["hidden states", "positions", "arguments"])
+def test_a_model_that_does_not_show_them_is_trained_without(
+    tmp_path: Path, lacks: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Silent(LlamaForCausalLM):
+        def forward(self, *args: Any, **given: Any) -> Any:
+            if not given.get("output_hidden_states"):
+                return super().forward(*args, **given)
+            if lacks == "arguments":
+                raise TypeError("forward() got an unexpected keyword argument 'output_hidden_states'")
+            seen = super().forward(*args, **given)
+            if lacks == "hidden states":
+                seen.hidden_states = None
+            else:
+                seen.logits = seen.logits[:, :0]
+            return seen
+
+    model = small.model()
+    model.__class__ = Silent
+    with caplog.at_level(logging.WARNING, logger="knapsack_rl"):
+        trainer = small.knapsack(tmp_path, rule="calibrated", arguments={"model": model})
+    assert trainer.state.global_step == 3
+    assert caplog.text.count("cannot be used, because of the model's forward pass") == 1
+
+
+def test_prompt_tuning_is_trained(tmp_path: Path) -> None:
+    from peft import PromptTuningConfig
+
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    trainer = small.knapsack(tmp_path, rule="calibrated", arguments={"peft_config": config}, max_steps=2)
+    assert trainer._uses_hidden_states
+    assert trainer.state.global_step == 2

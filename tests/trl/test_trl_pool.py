@@ -14,7 +14,7 @@ from trl.trainer.utils import RepeatSampler
 from allocators import allocator_of
 from knapsack_rl.trace import Trace, read_trace
 from knapsack_rl.trl import KnapsackGRPOConfig
-from knapsack_rl.trl.prompts import distinct
+from knapsack_rl.trl.rows import Candidate, distinct
 from knapsack_rl.trl.sampler import EpochRepeatSampler, candidate_rows
 
 
@@ -68,7 +68,8 @@ def test_a_prompt_that_is_offered_twice_is_one_candidate(tmp_path: Path) -> None
     assert min(sizes) < 8
     assert all(len(set(step.plan.prompt_ids)) == size for step, size in zip(trace.steps, sizes, strict=True))
     assert [len(batch) for batch in batches] == [16] * 4
-    assert distinct([("a", {"x": 1}), ("b", {"x": 2}), ("a", {"x": 3})]) == [("a", {"x": 1}), ("b", {"x": 2})]
+    offered = [Candidate(7, "a", "x"), Candidate(3, "a", "x"), Candidate(7, "a", "x"), Candidate(None, "a", "x")]
+    assert distinct(offered) == [0, 1, 3]  # one row twice is one candidate; equal rows, and rows of a stream, are not
 
 
 @pytest.mark.parametrize(

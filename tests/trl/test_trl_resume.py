@@ -163,3 +163,40 @@ def test_trace_goes_on_where_the_checkpoint_was(tmp_path: Path) -> None:
     trace = read_trace(tmp_path / "trace.jsonl")
     assert [step.plan.step for step in trace.steps] == list(range(10))
     assert trace.ended == "finished"
+
+
+@pytest.mark.parametrize("changes", [{}, {"rule": "calibrated", "pool": None, "group_weighting": None}], ids=str)
+def test_interrupted_in_a_generated_batch_and_resumed_by_the_same_trainer(tmp_path: Path, changes: Any) -> None:
+    """As in a notebook. Every checkpoint comes, and the run is the one that never stopped."""
+
+    class Stop(TrainerCallback):
+        stopped = False
+
+        def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 5 and not self.stopped:
+                self.stopped = True
+                raise KeyboardInterrupt
+
+    settings = {
+        "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "steps_per_generation": 4,
+        "save_strategy": "steps", "save_steps": 2, "max_steps": 8, **changes,
+    }  # fmt: skip
+    through = small.knapsack(tmp_path / "through", **settings)
+    again = tmp_path / "again"
+    trainer = small.knapsack(again, train=False, arguments={"callbacks": [small.Losses(), Stop()]}, **settings)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert not trainer.between_batches
+    trainer.train(resume_from_checkpoint=True)
+    assert {each.name for each in again.glob("checkpoint-*")} == {f"checkpoint-{step}" for step in (2, 4, 6, 8)}
+    assert small.weights(trainer) == small.weights(through)
+    assert plans(again) == plans(tmp_path / "through")
+    assert small.logged(trainer, "reward", "loss")[-4:] == small.logged(through, "reward", "loss")[-4:]
+
+
+def test_a_trainer_that_trains_again_goes_on_with_what_it_has_learned(tmp_path: Path) -> None:
+    trainer = small.knapsack(tmp_path, max_steps=3)
+    trainer.train()
+    steps = read_trace(tmp_path / "trace.jsonl").steps
+    assert [step.plan.step for step in steps] == list(range(6))
+    assert steps[-1].plan.seen_P.all()

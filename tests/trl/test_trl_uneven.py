@@ -205,6 +205,8 @@ def test_mixin_serves_other_trainers_of_trl(tmp_path: Path) -> None:
     class Config(KnapsackGRPOConfig, GMPOConfig):
         pass
 
+    assert Config(**small.settings(tmp_path)).epsilon == GMPOConfig(**small.settings(tmp_path)).epsilon == 0.4
+
     class Trainer(KnapsackMixin, GMPOTrainer):
         pass
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 from verl.utils import tensordict_utils
+from world import in_memory
 from world.in_memory import GOLDEN, World, ids_of, prompts_of
 
-from knapsack_rl import content_id
+from knapsack_rl.config import RULES
 from knapsack_rl.session import Session
 from knapsack_rl.trace import read_trace
 from knapsack_rl.verl.buffers import KnapsackReplayBuffer, column
 from knapsack_rl.verl.hooks import KnapsackAgentLoopManager
+from knapsack_rl.verl.rows import task_ids
 from knapsack_rl.verl.run import SharedRun
 from knapsack_rl.verl.settings import ConfigError
 
@@ -65,7 +69,8 @@ def test_same_plans_and_beliefs_as_every_other_adapter(
     assert saved.load_from(tmp_path)
     beliefs = saved.allocator.beliefs  # type: ignore[attr-defined]
     features = world.run.text_features(GOLDEN["prompts"]) if world.run.text_features else None
-    final = beliefs.forecast([content_id(prompt) for prompt in GOLDEN["prompts"]], len(expected["steps"]), features)
+    ids = ids_of(list(range(len(GOLDEN["prompts"]))), by="content")
+    final = beliefs.forecast(ids, len(expected["steps"]), features)
     np.testing.assert_allclose(final.success_rates_P, expected["beliefs"]["rates"], rtol=1e-6)
     np.testing.assert_allclose(final.pseudo_count_P, expected["beliefs"]["pseudo_counts"], rtol=1e-6)
 
@@ -123,9 +128,10 @@ def test_large_groups_lose_rollouts_more_often_and_are_still_trained_on(
 def test_a_pool_is_chosen_from_and_the_rollouts_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of 4 at 4 rollouts each, chosen from 16 candidates; half of these have no gradient."""
     words = ["+knapsack.rule=calibrated", "+knapsack.features=text", "+knapsack.pool=4", "+knapsack.min_n=0"]
-    world = World(tmp_path, monkeypatch, *words, "data.train_batch_size=4")
-    assert world.config.data.train_batch_size == 16
-    assert world.config.trainer.total_epochs == 4 * 30  # so that the number of steps stays
+    world = World(tmp_path, monkeypatch, *words, "data.train_batch_size=4", steps_per_epoch=4)
+    assert world.config.data.train_batch_size == 4  # verl's own numbers are not touched
+    assert world.config.trainer.total_epochs == 30
+    assert world.run.session.allocator.max_idle == 8.0  # type: ignore[attr-defined]  # passes over the candidates
     random, given = np.random.default_rng(0), np.zeros((30, 16))
     for step in range(1, 31):
         world.step, counts = step, given[step - 1]
@@ -137,9 +143,11 @@ def test_a_pool_is_chosen_from_and_the_rollouts_stay(tmp_path: Path, monkeypatch
 
         world.answer = answer
         world.generate(step, list(range(16)))
-        batch, metrics = world.buffer.sample(step, "train", 16)
-        world.queue.kv_clear([*batch.keys, *world.sent], "train")
+        assert len(world.queue.tags["train"]) == (counts > 0).sum() + 16  # no group without rollouts
+        batch, metrics = world.buffer.sample(step, "train", 4)
+        world.queue.kv_clear(batch.keys, "train")
         assert len(batch.keys) == 16
+        assert not world.queue.tags["train"]
         assert metrics["knapsack/rollouts_lost"] == 0
         assert prompts_of(batch.keys) == np.flatnonzero(counts).tolist()
     assert (given.sum(axis=1) == 16).all()
@@ -149,11 +157,93 @@ def test_a_pool_is_chosen_from_and_the_rollouts_stay(tmp_path: Path, monkeypatch
     assert len(read_trace(tmp_path / "trace.jsonl").steps[0].plan.prompt_ids) == 16
 
 
-def test_a_pool_larger_than_the_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(tmp_path, monkeypatch, "+knapsack.pool=4")
-    world.steps_per_epoch = 0
-    with pytest.raises(ConfigError, match="asks for 4096 candidates a step, and the training data have fewer"):
-        world.run.begin()
+def test_a_pool_larger_than_the_data_is_refused_and_the_default_is_fitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match=r"knapsack.pool=4 asks for 4 batches .* and the training data have 3"):
+        World(tmp_path, monkeypatch, "+knapsack.pool=4", steps_per_epoch=3)
+    for batches, pool in ((9, 4), (3, 3), (1, 1)):
+        world = World(tmp_path, monkeypatch, "+knapsack.pool=null", steps_per_epoch=batches)
+        allocator: Any = world.run.session.allocator
+        assert (world.run.settings.allocation.pool, allocator.min_count) == (pool, 2 if pool == 1 else 0)
+        said = "" if pool == 4 else f"; the data have {batches} batches, so the pool is not 4"
+        expected = f"knapsack-rl: rule=beta, pool={pool}, group_weighting=prompt{said}\n"
+        assert capsys.readouterr().out.endswith(expected)
+
+
+@pytest.mark.parametrize("own_indices", [True, False])
+def test_a_row_offered_twice_is_one_candidate_and_two_rows_never_are(
+    own_indices: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where two passes join, verl's loader gives a row twice. Known only where the rows have indices of their own."""
+    world = World(tmp_path, monkeypatch, "+knapsack.pool=4", "data.train_batch_size=4", steps_per_epoch=4)
+    world.manager._own_indices = own_indices
+    for step, offered in ((1, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0, 11, 12, 13, 3]), (2, [5] * 16)):
+        world.answer = lambda uid, prompt, count: [float(i % 2) for i in range(count)]
+        world.generate(step, offered)
+        [plan] = world.run.session.open_plans
+        kept = list(dict.fromkeys(offered)) if own_indices else offered
+        assert plan.prompt_ids == tuple(ids_of(kept))
+        assert plan.budget == 16  # whatever the number of candidates
+        batch, _ = world.buffer.sample(step, "train", 4)
+        assert len(batch.keys) == 16
+        world.queue.kv_clear(batch.keys, "train")
+        assert not world.queue.tags["train"]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_one_prompt_in_every_row_is_trained_on(rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that differ in their answers have beliefs of their own; rows that are equal in everything have one."""
+    monkeypatch.setattr(in_memory, "rows_of", lambda prompts: rows(prompts, lambda i: {"ground_truth": i}))
+    world = World(tmp_path, monkeypatch, f"+knapsack.rule={rule}", "+knapsack.pool=null", steps_per_epoch=4)
+    pool = world.run.settings.allocation.pool or 0
+    for name, prompts in (("answers", [0, 1, 2, 3] * 2 * pool), ("equal", [7] * 8 * pool)):
+        world.sent.clear()
+        world.generate(1, prompts)
+        plan = world.run.session.open_plans[0]
+        assert len(plan.prompt_ids) == 8 * pool, name
+        assert len(set(plan.prompt_ids)) == len(set(prompts))
+        assert sum(world.sent.values()) == 8 * 4
+        batch, _ = world.buffer.sample(1, "train", 8)
+        assert len(batch.keys) == 8 * 4
+        world.queue.kv_clear(batch.keys, "train")
+        assert world.run.session.open_plans == []
+
+
+def rows(prompts: list[int], answer: Callable[[int], Any]) -> dict[str, list[Any]]:
+    """Rows with one prompt and no index, as verl gives them."""
+    return {
+        "index": [0] * len(prompts),
+        "data_source": ["games"] * len(prompts),
+        "raw_prompt": [GOLDEN["prompts"][0]] * len(prompts),
+        "extra_info": [{}] * len(prompts),
+        "reward_model": [answer(prompt) for prompt in prompts],
+    }
+
+
+@pytest.mark.parametrize("mode", ["sync", "colocate_async"])
+def test_uniform_trains_on_exactly_what_verl_trains_on(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where rollouts fail: whole groups, partial ones and lone rows are treated as verl treats them."""
+    came: dict[int, list[float | None]] = {
+        0: [1.0, None, 0.0, 1.0], 1: [None, None, None, 1.0], 2: [None] * 4, 3: [0.0] * 4,
+    }  # fmt: skip
+    trained = []
+    for name in ("ours", "stock"):
+        world = World(tmp_path / name, monkeypatch, "+knapsack.rule=uniform", mode=mode)
+        world.answer = lambda uid, prompt, count: came.get(prompt, [1.0] * count)
+        if name == "stock":
+            verls: Any = ReplayBuffer if mode == "sync" else ReplayBufferAsync
+            for method in [method for method in vars(verls) if not method.startswith("__")]:
+                monkeypatch.setattr(type(world.buffer), method, getattr(verls, method), raising=False)
+        for step in (1, 2) if mode != "sync" else (2,):
+            world.generate(step, [0, 3, 3, 4, 5, 2, 1, 6])
+        batch, _ = world.buffer.sample(2, "train", 8)
+        trained.append([key.split("-", 3)[3] for key in sorted(batch.keys)])
+        monkeypatch.undo()
+    assert set(world.sent.values()) == {4}
+    assert trained[0] == trained[1]
 
 
 def test_features_of_texts_are_learned_from_before_and_after_a_stop(
@@ -181,8 +271,8 @@ def test_features_of_texts_are_learned_from_before_and_after_a_stop(
 
     expected = rates_of_new_prompts(world)
     for resume_mode in ("auto", "disable"):
-        again = World(tmp_path, monkeypatch, *words, f"trainer.resume_mode={resume_mode}", mode="colocate_async")
-        again.queue.tags["train"], again.queue.fields = dict(tags), world.queue.fields  # as verl restores them
+        restored: dict[str, Any] = {"mode": "colocate_async", "tags": dict(tags), "fields": world.queue.fields}
+        again = World(tmp_path, monkeypatch, *words, f"trainer.resume_mode={resume_mode}", **restored)
         _, metrics = again.buffer.sample(2, "train", 4)
         assert ("knapsack/lag" in metrics) == (resume_mode == "auto")
         forecast = again.run.session.allocator.beliefs.forecast(ids_of([0, 1, 2, 3]), 2)  # type: ignore[attr-defined]
@@ -191,27 +281,96 @@ def test_features_of_texts_are_learned_from_before_and_after_a_stop(
         assert (rates_of_new_prompts(again) == expected) == (resume_mode == "auto")
 
 
-def test_groups_restarted_after_a_resume_belong_to_their_new_plan(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("pool", [1, 2])
+def test_groups_restarted_after_a_resume_belong_to_their_plan(
+    pool: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """verl submits groups that were being generated again, under their uids; the old plan gives them up."""
-    world = World(tmp_path, monkeypatch, mode="colocate_async")
-    world.generate(1, [0, 1, 2, 3])
+    """verl submits groups that were being generated again, under their uids: they have the size that was planned."""
+    words, mode = [f"+knapsack.pool={pool}", "+knapsack.max_n=12"], "colocate_async"
+    world = World(tmp_path, monkeypatch, *words, mode=mode)
+    world.generate(1, list(range(4 * pool)))
     world.run.save(tmp_path / "global_step_1")
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("1")
-    tags, fields, sent = dict(world.queue.tags["train"]), world.queue.fields, list(world.sent)
-    again = World(tmp_path, monkeypatch, mode="colocate_async")
-    kept = {key: tag for key, tag in tags.items() if key.partition("_")[0] in sent[:2]}
-    again.queue.tags["train"], again.queue.fields = kept, fields
-    again.generate(2, [2, 3], uids=sent[2:])
-    again.generate(2, [4, 5])
+    sent = dict(world.sent)
+    kept, restarted = list(sent)[:2], list(sent)[2:]
+    tags = {key: tag for key, tag in world.queue.tags["train"].items() if key.partition("_")[0] in kept}
+    tags |= {uid: {"is_prompt": True, "status": "running", "global_steps": 1} for uid in restarted}
+    again = World(tmp_path, monkeypatch, *words, mode=mode, tags=tags, fields=world.queue.fields)
+    again.generate(2, prompts_of(restarted), uids=restarted)
+    assert again.sent == {uid: sent[uid] for uid in restarted}
+    again.generate(2, list(range(4 * pool, 8 * pool)))
     batch, metrics = again.buffer.sample(2, "train", 4)
-    assert prompts_of(batch.keys) == [0, 1, 2, 3]
-    assert metrics["knapsack/rollouts_lost"] == 8  # of the old plan, which is the larger
-    assert again.evidence([0, 1, 2, 3, 4]) == [4, 4, 4, 4, 0]
-    assert [plan.prompt_ids for plan in again.run.session.open_plans] == [tuple(ids_of([4, 5]))]
-    steps = read_trace(tmp_path / "trace.jsonl").steps
-    assert [(step.plan.step, step.outcomes.counts_P.tolist()) for step in steps] == [(0, [4, 4, 0, 0]), (1, [4, 4])]
+    assert prompts_of(batch.keys) == prompts_of(list(sent))
+    assert len(batch.keys) == 16
+    assert (metrics["knapsack/rollouts_lost"], metrics["knapsack/lag"]) == (0, 1)
+    assert again.evidence(prompts_of(list(sent))) == list(sent.values())
+    assert [plan.step for plan in again.run.session.open_plans] == [1]
+    [step] = read_trace(tmp_path / "trace.jsonl").steps
+    assert step.outcomes.counts_P.tolist() == step.plan.counts_P.tolist()
+
+
+def test_plans_whose_groups_will_not_come_are_given_up_after_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint of an asynchronous mode resumed in sync mode, where verl does not restore its queue."""
+    world = World(tmp_path, monkeypatch, mode="colocate_async")
+    world.generate(1, [0, 1, 2, 3])
+    world.generate(1, [4, 5])
+    world.run.save(tmp_path / "global_step_1")
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("1")
+    again = World(tmp_path, monkeypatch)
+    assert again.run.planned == {}
+    assert again.run.session.open_plans == []
+    again.generate(2, [0, 1])
+    _, metrics = again.buffer.sample(2, "train", 2)
+    assert metrics["knapsack/rollouts_lost"] == 0
+
+
+@pytest.mark.parametrize("words", [[], ["+knapsack.min_n=0", "+knapsack.pool=1"]], ids=["pool", "left out"])
+def test_asynchronous_batches_have_the_rollouts_that_verl_asks_for(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the number of groups; groups that verl drops are replaced by groups of as many rollouts."""
+    given = [*(words or ["+knapsack.pool=4"]), "+knapsack.max_n=12", "data.train_batch_size=8"]
+    world = World(tmp_path, monkeypatch, *given, mode="colocate_async", steps_per_epoch=9)
+    pool, random, trained = world.run.settings.allocation.pool or 0, np.random.default_rng(0), 0
+    rates = random.random(400)
+
+    def answer(uid: str, prompt: int, count: int) -> list[float | None]:
+        lost = random.random() < 0.05  # a group that verl drops
+        return [None if lost else float(random.random() < rates[prompt % 400]) for _ in range(count)]
+
+    world.answer = answer
+    numbers = itertools.count()
+
+    def offer(step: int) -> None:
+        world.generate(step, [next(numbers) % 40 for _ in range(8 * pool)])
+
+    offer(1)  # verl reads one batch ahead
+    for step in range(1, 41):
+        offer(step)
+        assert 8 <= world.buffer.get_sampleable_count(step, "train") <= 16
+        batch, _ = world.buffer.sample(step, "train", 8)
+        sizes = Counter(key.partition("_")[0] for key in batch.keys)
+        assert min(sizes.values()) >= 2
+        trained += len(batch.keys)
+        assert 0 <= trained - step * 32 < 12  # ahead by less than a group, however long it runs
+        world.queue.kv_clear(batch.keys, "train")
+    assert world.refilled
+    waiting = sum(group.rollouts for group in world.run.planned.values())
+    assert trained + waiting == 41 * 32
+    assert set(world.queue.tags["train"]) >= set(world.run.planned)
+    assert len({len(step.outcomes.prompt_ids) for step in read_trace(tmp_path / "trace.jsonl").steps}) >= 1
+
+
+def test_a_batch_is_taken_when_no_more_groups_will_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run resumed from a checkpoint of stock verl may have fewer rollouts than a batch has: it does not wait."""
+    words = ["+knapsack.pool=2", "data.train_batch_size=8"]
+    world = World(tmp_path, monkeypatch, *words, mode="colocate_async")
+    world.generate(1, [0, 1, 2, 3])
+    batch, _ = world.buffer.sample(1, "train", 8)
+    assert len(batch.keys) == 8
+    assert world.run.ahead == 0  # what it lacked is not asked for later
 
 
 def test_columns_come_as_one_plain_value_a_row() -> None:
@@ -255,7 +414,7 @@ def test_partial_groups_are_kept_lone_rows_are_not_and_all_are_learned(
 def test_a_group_that_failed_is_replaced_in_sync_mode_if_verl_is_told_to(
     pool: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only a group without any rollout is replaced; its prompt counts as unobserved."""
+    """Only a group without any rollout is replaced, from no pool; its prompt counts as unobserved."""
     words = ["trainer.v1.sampler.sync_refill_failed_groups=True", "data.train_batch_size=4"]
     world = World(tmp_path, monkeypatch, *words, f"+knapsack.pool={pool}")
     failing: list[int] = []
@@ -268,13 +427,13 @@ def test_a_group_that_failed_is_replaced_in_sync_mode_if_verl_is_told_to(
     world.answer = answer
     offered = list(range(4 * pool))
     world.generate(1, offered)
-    planned = dict(zip(offered, world.sent.values(), strict=True))
+    planned = dict(zip(prompts_of(list(world.sent)), world.sent.values(), strict=True))
     batch, _ = world.buffer.sample(1, "train", 4 * pool)
     assert world.refilled == [1]
     kept = {prompt: count for prompt, count in planned.items() if count and prompt not in failing}
     assert prompts_of(batch.keys) == [*kept, 101]
-    assert len(batch.keys) == sum(kept.values()) + 4
-    assert world.evidence([*failing, *kept, 101]) == [0, *kept.values(), 4]
+    assert len(batch.keys) == 16  # the new group has as many rollouts as the one that failed
+    assert world.evidence([*failing, *kept, 101]) == [0, *kept.values(), planned[failing[0]]]
 
 
 @pytest.mark.parametrize("mode", ["colocate_async", "separate_async"])
@@ -320,6 +479,22 @@ def test_whole_plans_are_trained_on_together(tmp_path: Path, monkeypatch: pytest
             assert prompts_of(batch.keys) == plan
             assert len(batch.keys) == 16
             world.queue.kv_clear(batch.keys, "train")
+
+
+def test_a_run_that_began_with_ids_of_prompts_goes_on_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, monkeypatch)
+    world.run.session.id_version = 1  # as state says that was written before ids were made of rows
+    world.generate(1, [0, 1, 2])
+    world.buffer.sample(1, "train", 3)
+    world.run.save(tmp_path / "global_step_1")
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("1")
+    again = World(tmp_path, monkeypatch)
+    again.generate(2, [2, 1, 0])
+    [plan] = again.run.session.open_plans
+    assert plan.seen_P.all()
+    assert plan.prompt_ids == tuple(task_ids("index", 1, in_memory.rows_of([2, 1, 0])))
 
 
 @pytest.mark.parametrize("resume_mode", ["auto", "resume_path"])
@@ -375,22 +550,26 @@ def test_prompt_weighting_renames_the_estimator_in_place(tmp_path: Path, monkeyp
     assert world.config.algorithm.adv_estimator == "grpo_per_prompt"
 
 
-@pytest.mark.parametrize("weighting", ["rollout", "prompt"])
-def test_an_agent_with_several_outputs_counts_once_or_is_refused(
-    weighting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("weighting", ["rollout", "prompt", None])
+def test_an_agent_with_several_outputs_counts_once_and_is_weighed_as_verl_does(
+    weighting: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The last output of a rollout holds its reward; per-prompt weights would count the others as rollouts."""
-    world = World(tmp_path, monkeypatch, f"+knapsack.group_weighting={weighting}")
+    words = [] if weighting is None else [f"+knapsack.group_weighting={weighting}"]
+    world = World(tmp_path, monkeypatch, *words)
     world.generate(1, [0, 1])
     for row in [row for row in world.queue.tags["train"] if row.endswith("_0_0")]:
         more = row.removesuffix("0") + "1"
         world.queue.tags["train"][more] = world.queue.tags["train"][row]
         world.queue.fields[more] = world.queue.fields[row]
     if weighting == "prompt":
-        with pytest.raises(ConfigError, match=r"returns several for one rollout \(uid.*_0_0, uid.*_0_1, "):
+        with pytest.raises(ConfigError, match=r"several for one rollout \(uid.*_0_0, uid.*_0_1, .*: set knapsack"):
             world.buffer.sample(1, "train", 2)
         return
+    assert world.config.algorithm.adv_estimator == ("grpo" if weighting else "grpo_per_prompt")
     batch, metrics = world.buffer.sample(1, "train", 2)
+    assert world.config.algorithm.adv_estimator == "grpo"  # from the first batch on
+    assert ("from here on rollouts weigh the same" in caplog.text) == (weighting is None)
     assert len(batch.keys) == 2 * 5
     assert metrics["knapsack/rollouts_lost"] == 0
     assert world.evidence([0, 1]) == [4, 4]

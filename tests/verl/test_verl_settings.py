@@ -19,8 +19,7 @@ import knapsack_rl.verl
 from knapsack_rl import AllocationConfig
 from knapsack_rl.__main__ import main
 from knapsack_rl.verl.command import MODES, PAPER, overrides
-from knapsack_rl.verl.hooks import CheckConfig, SaveBeliefs
-from knapsack_rl.verl.run import SharedRun
+from knapsack_rl.verl.hooks import CheckConfig
 from knapsack_rl.verl.settings import ALIASES, DEFAULTS, ConfigError, Settings, check_config
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "verl"
@@ -53,17 +52,27 @@ def test_the_settings_are_those_of_the_core_under_their_names_in_verl() -> None:
             Settings.of(changed(f"{name if core == 'average' else f'+knapsack.{name}'}=x"))
 
 
-def test_defaults_are_those_of_the_core_with_two_exceptions(capsys: pytest.CaptureFixture[str]) -> None:
+def test_defaults_are_those_of_the_core() -> None:
+    """But prompts weigh by their rollouts where verl cannot weigh them alike."""
     for core in fields(AllocationConfig):
-        if core.name not in ("average", "pool"):
+        if core.name != "average":
             assert DEFAULTS[ALIASES.get(core.name, core.name)] == core.default
-    assert check_config(changed()).allocation == AllocationConfig(average=8, pool=1)
+    assert check_config(changed()).allocation == AllocationConfig(average=8)
     for word in ("algorithm.adv_estimator=gae", "actor_rollout_ref.actor.policy_loss.loss_mode=clip_cov"):
-        assert check_config(changed(word)).allocation == AllocationConfig(average=8, pool=1, weighting="rollout")
+        assert check_config(changed(word)).allocation == AllocationConfig(average=8, weighting="rollout")
     assert check_config(changed("+knapsack.rule=paper")).allocation.weighting == "rollout"
-    SaveBeliefs(changed("trainer.resume_mode=disable"))
-    SharedRun.current = None
-    assert capsys.readouterr().out.startswith("knapsack-rl: rule=calibrated, pool=1, group_weighting=prompt (in verl, ")
+    assert check_config(changed("actor_rollout_ref.rollout.n=200")).allocation.max_count == 800
+
+
+def test_the_pool_is_what_the_data_fill() -> None:
+    for words, batches, pool, least in (
+        ([], 4, 4, 0), ([], 3, 3, 0), ([], 1, 1, 2), ([], 0, 1, 2), (["+knapsack.min_n=0"], 1, 1, 0),
+        (["+knapsack.pool=3"], 3, 3, 0), (["+knapsack.rule=uniform"], 1, 1, 2),
+    ):  # fmt: skip
+        found = check_config(changed(*words)).with_pool_of(batches).allocation
+        assert (found.pool, found.min_count) == (pool, least)
+    with pytest.raises(ConfigError, match="knapsack.pool=3 asks for 3 batches of candidates a step, .* have 2: use a"):
+        check_config(changed("+knapsack.pool=3")).with_pool_of(2)
 
 
 def test_verl_accepts_a_pool_and_calibrated_beliefs() -> None:
@@ -71,7 +80,7 @@ def test_verl_accepts_a_pool_and_calibrated_beliefs() -> None:
     composed = config(GRPO, "actor_rollout_ref.rollout.n=8", *words)
     settings = check_config(composed)
     assert (settings.features, settings.allocation.pool, settings.allocation.min_count) == ("text", 4, 0)
-    assert composed.data.train_batch_size == 1024  # changed in verl's own process, once
+    assert composed.data.train_batch_size == 1024
     assert words[-2:] == ["+knapsack.pool=4", "+knapsack.features=text"]
     assert [word for word in overrides() if word.startswith("+knapsack")] == []
 
@@ -80,14 +89,14 @@ def test_verl_accepts_a_pool_and_calibrated_beliefs() -> None:
 def test_verl_accepts_the_overrides(mode: str) -> None:
     settings = {"rule": "paper", "max_n": 64, "half_life": 12.5, "trace_file": "none", "prompt_id": "content"}
     composed = config(GRPO, "actor_rollout_ref.rollout.n=8", *overrides(mode, **settings))
-    expected = DEFAULTS | settings | {"trace_file": None, "min_n": 2, "group_weighting": "rollout"}
+    expected = DEFAULTS | settings | {"trace_file": None, "pool": 1, "min_n": 2, "group_weighting": "rollout"}
     assert check_config(composed).by_name() == expected | {"actor_rollout_ref.rollout.n": 8}
     assert composed.trainer.v1.trainer_mode == mode
 
 
 def test_verl_accepts_the_paper_setting() -> None:
     composed = config(*(f"{name}={value}" for name, value in PAPER.items()), *overrides())
-    assert check_config(composed).allocation == AllocationConfig(average=8, pool=1)
+    assert check_config(composed).allocation == AllocationConfig(average=8)
     actor, rollout = composed.actor_rollout_ref.actor, composed.actor_rollout_ref.rollout
     assert composed.data.train_batch_size * rollout.n == 2048
     assert composed.data.train_batch_size // actor.ppo_mini_batch_size == 8
@@ -142,10 +151,6 @@ def test_the_command_prints_what_overrides_says(capsys: pytest.CaptureFixture[st
         (["+knapsack.pool=2.5"], "knapsack.pool is 2.5: it must be a whole number"),
         (["+knapsack.pool=4", "+knapsack.rule=paper"], "'paper' does not choose among a pool: use knapsack.pool=1"),
         (["+knapsack.pool=8", "+knapsack.min_n=2"], "knapsack.min_n is 2 with knapsack.pool=8"),
-        (
-            ["+knapsack.pool=4", "trainer.v1.trainer_mode=colocate_async"],
-            "candidates without rollouts are back",
-        ),
         (["+knapsack.max_n=4"], r"rollout.n is 8: the average .* knapsack.max_n \(4\)"),
         (["algorithm.filter_groups.enable=True"], "algorithm.filter_groups replaces finished groups"),
         (["reward.reward_model.enable=True"], "a colocated reward model scores rollouts only after"),

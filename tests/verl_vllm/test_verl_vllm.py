@@ -31,6 +31,7 @@ class Run:
         make(folder)
         Training(
             folder,
+            settings={"pool": 1},
             overrides=[
                 *cpu_engine.SETTINGS,
                 "trainer.v1.sampler.custom_sampler.path=pkg://recording",

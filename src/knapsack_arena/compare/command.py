@@ -6,18 +6,33 @@ import argparse
 import os
 from pathlib import Path
 
+from knapsack_rl.console.arguments import whole_number
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     add = parser.add_argument
-    add("--rules", default="all", metavar="A,B,...", help="names of rules, or path.py:name; 'all': every built-in rule")
+    add("--rules", default="all", metavar="A,B,...", help="names of rules, or FILE.py:NAME, a file of yours that is"
+        " run; 'all': every built-in rule")  # fmt: skip
     add("--presets", default="easy,balanced,hard,late", metavar="A,B,...", help="simulated populations, or traces of"
         " runs, each of which becomes a population fitted to it")  # fmt: skip
-    add("--seeds", type=int, default=5, metavar="N", help="runs of each rule on each preset, with seeds from 0")
-    add("--prompts", type=int, default=4096, metavar="N", help="number of prompts in the data set")
-    add("--groups", type=int, default=256, metavar="N", help="prompts per step under equal division")
-    add("--average", type=int, default=8, metavar="N", help="rollouts per prompt on average")
-    add("--steps", type=int, default=300, metavar="N", help="steps under equal division; they define the budget")
+    add(
+        "--seeds",
+        type=whole_number(0, 10**5),
+        default=5,
+        metavar="N",
+        help="runs of each rule on each preset, with seeds from 0",
+    )
+    add("--prompts", type=whole_number(0, 10**8), default=4096, metavar="N", help="number of prompts in the data set")
+    add("--groups", type=whole_number(), default=256, metavar="N", help="prompts per step under equal division")
+    add("--average", type=whole_number(), default=8, metavar="N", help="rollouts per prompt on average")
+    add(
+        "--steps",
+        type=whole_number(),
+        default=300,
+        metavar="N",
+        help="steps under equal division; they define the budget",
+    )
     add("--budget", choices=("rollouts", "tokens"), default="rollouts", help="unit in which all rules spend the same")
     add_run_arguments(parser, Path("comparison"))
 
@@ -25,7 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_run_arguments(parser: argparse.ArgumentParser, out: Path) -> None:
     """Declare the options that say where trials run, and where results go."""
     add = parser.add_argument
-    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes at a time, of one thread each")
+    add(
+        "--workers",
+        type=whole_number(0, 10**4),
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes at a time, of one thread each",
+    )
     add("--ray", metavar="ADDRESS", help="run trials as Ray tasks: 'local' starts Ray here with --workers CPUs, 'auto'"
         " or HOST:PORT connects to a running cluster")  # fmt: skip
     add("--out", type=Path, default=out, metavar="DIR", help="folder of the results; finished trials there are kept")
@@ -51,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     from knapsack_arena.compare.trials import TrialSettings
     from knapsack_arena.compare.workers import make_backend
     from knapsack_arena.registry import REGISTRY
+    from knapsack_rl.console.text import printable_lines
 
     settings = TrialSettings(arguments.prompts, arguments.groups, arguments.average, arguments.steps, arguments.budget)
     rules = tuple(rule for name in names_in(arguments.rules) for rule in (REGISTRY if name == "all" else (name,)))
@@ -60,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console()
 
     def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(printable_lines(text), markup=False, highlight=False, soft_wrap=True)
 
     try:
         results, failures = run_experiment(experiment, arguments.out, backend, console)

@@ -47,14 +47,15 @@ DECIDING: Final = (
     "knapsack_rl/allocator.py",
     "knapsack_rl/beliefs",
     "knapsack_rl/config.py",
-    "knapsack_rl/files.py",
+    "knapsack_rl/files",
+    "knapsack_rl/kept.py",
     "knapsack_rl/knapsack",
     "knapsack_rl/metrics.py",
     "knapsack_rl/notation.py",
     "knapsack_rl/outcomes.py",
     "knapsack_rl/plan.py",
     "knapsack_rl/rules",
-    "knapsack_rl/trace.py",
+    "knapsack_rl/trace",
     "knapsack_rl/values.py",
 )
 
@@ -193,6 +194,13 @@ def run_trial(trial: Trial, tokens: int | None = None, progress: Progress = lamb
     Raises:
         ValueError: an unknown rule or preset, or a rule that does not spend the budget in 50 times the steps.
     """
+    return pl.DataFrame(trial_rows(trial, tokens, progress), schema=SCHEMA, orient="row")
+
+
+def trial_rows(
+    trial: Trial, tokens: int | None = None, progress: Progress = lambda share: None
+) -> list[tuple[Any, ...]]:
+    """Run a trial; arguments and errors are those of `run_trial`, and rows are tuples in the order of its columns."""
     in_tokens = trial.settings.budget == "tokens"
     budget = (tokens or _tokens_of_steps(trial)) if in_tokens else trial.settings.rollouts
     setup, rows = trial.testbed.set_up(trial), _Rows(trial)
@@ -213,7 +221,7 @@ def run_trial(trial: Trial, tokens: int | None = None, progress: Progress = lamb
             if before < window <= point:
                 rows.add(window, spent, recorder, recorder.allocation())
     rows.add(None, spent, recorder, recorder.whole_run())
-    return rows.frame()
+    return rows.rows
 
 
 def _set_up_simulation(trial: Trial) -> TrialSetup:
@@ -290,9 +298,6 @@ class _Rows:
         """Add metrics measured at this point."""
         at = (point, spent, recorder.steps, recorder.rollouts, recorder.tokens, recorder.rounds)
         self.rows += [(*self.trial, *at, *each) for each in found]
-
-    def frame(self) -> pl.DataFrame:
-        return pl.DataFrame(self.rows, schema=SCHEMA, orient="row")
 
 
 @cache

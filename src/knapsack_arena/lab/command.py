@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from knapsack_arena.compare.command import add_run_arguments
+from knapsack_rl.console.arguments import whole_number
 
 RULES = "uniform,paper,beta,calibrated,calibrated-pool,calibrated-pilot,oracle,oracle-pool"
 
@@ -13,16 +14,17 @@ RULES = "uniform,paper,beta,calibrated,calibrated-pool,calibrated-pilot,oracle,o
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     add = parser.add_argument
-    add("--rules", default=RULES, metavar="A,B,...", help="names of rules, or path.py:name, each with an optional"
+    add("--rules", default=RULES, metavar="A,B,...", help="names of rules, or FILE.py:NAME, a file of yours"
+        " that is run, each with an optional"
         " suffix: @prompt weighs all prompts alike in the loss, @unscaled does not divide advantages by the group's"
         " deviation, @prompt-unscaled does both; 'all': every built-in rule")  # fmt: skip
     add("--regimes", default="skills,keys,tail", metavar="A,B,...", help="data sets with their base models, or"
-        " path.py:name")  # fmt: skip
-    add("--seeds", type=int, default=5, metavar="N", help="runs of each rule on each regime")
-    add("--first-seed", type=int, default=10, metavar="K", help="the first of them; seeds below 10 are for tuning"
-        " and not for reporting")  # fmt: skip
-    add("--steps", type=int, metavar="N", help="steps under equal division, which define the budget; by default those"
-        " of each regime")  # fmt: skip
+        " FILE.py:NAME, a file of yours that is run")  # fmt: skip
+    add("--seeds", type=whole_number(0, 10**5), default=5, metavar="N", help="runs of each rule on each regime")
+    add("--first-seed", type=whole_number(0), default=10, metavar="K", help="the first of them; seeds"
+        " below 10 are for tuning and not for reporting")  # fmt: skip
+    add("--steps", type=whole_number(), metavar="N", help="steps under equal division, which define the"
+        " budget; by default those of each regime")  # fmt: skip
     add_run_arguments(parser, Path("laboratory"))
 
 
@@ -45,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     from knapsack_arena.lab.experiment import build_base_models, lab_experiment
     from knapsack_arena.lab.tables import print_tables
     from knapsack_arena.registry import REGISTRY
+    from knapsack_rl.console.text import printable_lines
 
     if arguments.steps is not None and arguments.steps < 1:
         raise ValueError(f"steps is {arguments.steps}: use at least 1")
@@ -55,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console()
 
     def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(printable_lines(text), markup=False, highlight=False, soft_wrap=True)
 
     try:
         build_base_models(experiment, say)

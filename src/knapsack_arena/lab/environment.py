@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
 import torch
 
-from knapsack_arena.lab.policy import Policy, Tokens
+from knapsack_arena.lab.policy import Policy, PolicyLike, Tokens
 from knapsack_arena.lab.regimes import Regime
 from knapsack_arena.strategies import Batch, RolloutRequest
 from knapsack_rl.advantages import EPSILON, group_statistics, prompt_weights
 from knapsack_rl.features.policy import as_prompt_features
+from knapsack_rl.kept import KeptSuccesses, failed_rollouts
 from knapsack_rl.notation import FloatArray, PromptFeatures
 from knapsack_rl.outcomes import Outcomes
 
@@ -29,10 +30,15 @@ class Loss:
     Attributes:
         weighting: whether every rollout weighs the same (the paper's code), or every prompt.
         scaled: whether advantages are divided by the group's standard deviation.
+        kept: what replaces a rollout of a group whose rewards are all equal: of a group of failures the prompt's last
+            success, or (a control) of a group of successes its last failure; or nothing.
+        ratio: whether the advantage of such a rollout is multiplied by its truncated importance ratio, at most 1.
     """
 
     weighting: Literal["rollout", "prompt"] = "rollout"
     scaled: bool = True
+    kept: Literal["successes", "failures"] | None = None
+    ratio: bool = False
 
 
 class LanguageModelEnvironment:
@@ -41,22 +47,31 @@ class LanguageModelEnvironment:
     Attributes:
         prompt_ids: of all training prompts.
         step: optimizer steps done.
+        kept: rollouts that may replace one of a group without a gradient; empty where the loss keeps none.
+        replaced: rollouts replaced so far.
     """
 
-    def __init__(self, regime: Regime, seed: int, loss: Loss | None = None) -> None:
-        """The base model of a regime before its first step; ``seed`` determines prompt order and all sampling."""
+    def __init__(self, regime: Regime, seed: int, loss: Loss | None = None, policy: PolicyLike | None = None) -> None:
+        """The base model of a regime before its first step, or ``policy``, whose prompts are the regime's.
+
+        ``seed`` determines prompt order and all sampling.
+        """
         self.regime, self.seed, self.loss = regime, seed, loss or Loss()
         items = [*regime.train, *regime.heldout]
-        self.policy = Policy(
+        self.policy: PolicyLike = policy or Policy(
             regime.base_model(),
             [item.prompt for item in items],
             [item.answer for item in items],
             regime.learning_rate,
             regime.longest,
+            regime.verify,
+            regime.samples,
         )
         self.prompt_ids = tuple(item.prompt for item in regime.train)
-        self.step = 0
-        self._row = {prompt_id: row for row, prompt_id in enumerate(self.prompt_ids)}
+        self.step = self.replaced = 0
+        self.kept = KeptSuccesses()
+        # Prompts may be held out and trained on, where nothing transfers.
+        self._row = {item.prompt: row for row, item in reversed(list(enumerate(items)))}
         self._heldout = range(len(regime.train), len(items))
         self._epoch, self._order = 0, np.empty(0, dtype=np.int64)
         self._rounds = 0
@@ -91,9 +106,10 @@ class LanguageModelEnvironment:
         self._rounds += 1
         answers = self.policy.sample(which, request.counts_P[chosen].tolist(), generator)
         rows = np.repeat(which, request.counts_P[chosen])
-        rewards = [float(tokens == self.policy.answers[row]) for row, tokens in zip(rows, answers, strict=True)]
+        rewards = [float(self.policy.right(row, tokens)) for row, tokens in zip(rows.tolist(), answers, strict=True)]
         for row, reward, tokens in zip(rows.tolist(), rewards, answers, strict=True):
             self._untrained[row, reward].append((self.step, tokens))
+        self._keep(rows.tolist(), rewards, answers)
         lengths = np.array([len(tokens) for tokens in answers], dtype=np.int64)
         return Outcomes(self.step, request.prompt_ids, request.counts_P, np.array(rewards), lengths)
 
@@ -103,7 +119,11 @@ class LanguageModelEnvironment:
         rows = np.array([self._row[prompt_id] for prompt_id in outcomes.prompt_ids])[outcomes.group_PG]
         pairs = zip(rows.tolist(), outcomes.rewards_PG.tolist(), strict=True)
         answers = [self._untrained[pair].pop()[1] for pair in pairs]
-        self.policy.learn(rows.tolist(), answers, torch.tensor(self._advantages(batch), dtype=torch.float32))
+        weights_PG = np.ones(len(answers))
+        if self.loss.kept is not None and batch.baseline_P is None:
+            batch = self._with_kept(batch, answers, weights_PG)
+        advantages_PG = torch.tensor(self._advantages(batch) * weights_PG, dtype=torch.float32)
+        self.policy.learn(rows.tolist(), answers, advantages_PG)
         self.step += 1
         for key, kept in list(self._untrained.items()):
             self._untrained[key] = [(step, tokens) for step, tokens in kept if step > self.step - KEPT_STEPS]
@@ -122,6 +142,34 @@ class LanguageModelEnvironment:
     def hidden_states(self, prompt_ids: Sequence[str]) -> PromptFeatures:
         """Features of prompts from one forward pass of the policy."""
         return as_prompt_features(self.policy.hidden_states([self._row[prompt_id] for prompt_id in prompt_ids]))
+
+    def _keep(self, rows: Sequence[int], rewards: Sequence[float], answers: Sequence[Tokens]) -> None:
+        """Keep the last success (or, for the control, failure) of each prompt of a round."""
+        if self.loss.kept is None:
+            return
+        wanted = 1.0 if self.loss.kept == "successes" else 0.0
+        last = {row: answer for row, reward, answer in zip(rows, rewards, answers, strict=True) if reward == wanted}
+        log_probs = [np.zeros(len(answer)) for answer in last.values()]
+        if self.loss.ratio:
+            log_probs = self.policy.log_probs(list(last), list(last.values()))
+        for (row, answer), each in zip(last.items(), log_probs, strict=True):
+            self.kept.keep(self.prompt_ids[row], self.step, answer, each)
+
+    def _with_kept(self, batch: Batch, answers: list[Tokens], weights_PG: FloatArray) -> Batch:
+        """The batch with kept rollouts in groups that have no gradient; ``answers`` and weights change in place."""
+        outcomes, wanted = batch.outcomes, 1.0 if self.loss.kept == "successes" else 0.0
+        last_P = failed_rollouts(outcomes.group_PG, outcomes.rewards_PG == wanted, len(outcomes.prompt_ids))
+        rewards_PG = outcomes.rewards_PG.copy()
+        for i in np.flatnonzero(last_P >= 0).tolist():
+            found, at = self.kept.find(outcomes.prompt_ids[i], self.step), int(last_P[i])
+            if found is None:
+                continue
+            rewards_PG[at], answers[at] = wanted, found.tokens_T.tolist()
+            if self.loss.ratio:
+                now = self.policy.log_probs([self._row[outcomes.prompt_ids[i]]], [answers[at]])[0]
+                weights_PG[at] = found.weight(float(now.sum()))
+            self.replaced += 1
+        return replace(batch, outcomes=replace(outcomes, rewards_PG=rewards_PG))
 
     def _advantages(self, batch: Batch) -> FloatArray:
         """GRPO's advantages of all rollouts of a batch, weighted as the loss requires; ``[PG]``."""

@@ -12,7 +12,8 @@ from transformers.utils import logging
 from knapsack_arena.compare.experiment import Experiment, Labels
 from knapsack_arena.compare.results import Scoring
 from knapsack_arena.compare.trials import TrialSettings
-from knapsack_arena.lab.trials import LANGUAGE_MODELS, find_regime, lab_settings, split_rule
+from knapsack_arena.lab.options import split_rule
+from knapsack_arena.lab.trials import LANGUAGE_MODELS, find_regime, lab_settings
 from knapsack_arena.loader import resolve
 from knapsack_rl.notation import PromptFeatures
 

@@ -146,13 +146,13 @@ class InstrumentedEnvironment:
 class LabAssessor:
     """Compares every few steps with the truth, and adds the laboratory's metrics."""
 
-    def __init__(self, environment: InstrumentedEnvironment, groups: int, every: int = 1) -> None:
+    def __init__(self, environment: InstrumentedEnvironment, groups: int, every: int | None = 1) -> None:
         """Assess a run that is about to begin.
 
         Args:
             environment: the policy under training.
             groups: prompts per step under equal division.
-            every: steps from one assessed step to the next.
+            every: steps from one assessed step to the next; None to assess none.
         """
         self.environment, self.groups, self.every = environment, groups, every
         self._began = time.perf_counter()
@@ -162,7 +162,7 @@ class LabAssessor:
     def assess(self, result: StepResult, step: int) -> Assessment | None:
         """Compare a step's counts, first expectations and plan with the true rates; None between assessed steps."""
         self._sums["zero_gradient_rollouts"] += zero_gradient_rollouts(result), result.rollouts
-        if step % self.every:
+        if self.every is None or step % self.every:
             return None
         drawn, counts_P = total_counts(result)
         candidates = tuple(dict.fromkeys((*drawn, *self.environment.taken)))

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final, Protocol
 
+import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from knapsack_arena.lab.regimes import Verifier
 from knapsack_rl.features.policy import policy_features
 from knapsack_rl.notation import FloatArray
 from knapsack_rl.tasks.models import load_tokenizer
@@ -20,10 +23,43 @@ from knapsack_rl.tasks.tiny_model import exact_success_rates
 Tokens = list[int]
 # Rows per forward pass where nothing is generated.
 ROWS = 256
+# Answers with more tokens than this are trained on in parts of like length, which saves padding.
+SHORT: Final = 16
+_ROWS_OF_LONG: Final = 64
+# Rollouts sampled at a time for success rates.
+_SAMPLED_ROWS: Final = 1024
+
+
+class PolicyLike(Protocol):
+    """A policy as its environment uses it; `Policy` says what each is."""
+
+    def right(self, row: int, tokens: Tokens) -> bool:
+        """Whether an answer to a prompt is right."""
+        ...
+
+    def success_rates(self, which: Sequence[int]) -> FloatArray:
+        """Success rates of prompts, ``[P]``."""
+        ...
+
+    def hidden_states(self, which: Sequence[int]) -> FloatArray:
+        """Features of prompts, ``[P, F]``."""
+        ...
+
+    def sample(self, which: Sequence[int], counts: Sequence[int], generator: torch.Generator) -> list[Tokens]:
+        """Sample answers, group after group."""
+        ...
+
+    def log_probs(self, which: Sequence[int], sampled: Sequence[Tokens]) -> list[FloatArray]:
+        """Log-probabilities of the tokens of answers."""
+        ...
+
+    def learn(self, which: Sequence[int], sampled: Sequence[Tokens], advantages: torch.Tensor) -> float:
+        """Take one optimizer step; returns the loss."""
+        ...
 
 
 class Policy:
-    """A causal language model and numbered prompts, each with one right answer.
+    """A causal language model and numbered prompts, each with one right answer, or with a program that judges answers.
 
     Attributes:
         prompts: tokens of each prompt.
@@ -31,7 +67,14 @@ class Policy:
     """
 
     def __init__(
-        self, folder: Path, prompts: Sequence[str], answers: Sequence[str], learning_rate: float, longest: int
+        self,
+        folder: Path,
+        prompts: Sequence[str],
+        answers: Sequence[str],
+        learning_rate: float,
+        longest: int,
+        verify: Verifier | None = None,
+        samples: int = 4,
     ) -> None:
         """Load the model of a folder, with a new optimizer.
 
@@ -40,6 +83,8 @@ class Policy:
             prompts, answers: texts, one answer per prompt.
             learning_rate: of AdamW, constant.
             longest: most tokens of an answer.
+            verify: judges answers; by default an answer is right if it equals the prompt's.
+            samples: rollouts per prompt from which `success_rates` is estimated where answers are judged.
         """
         self.tokenizer = tokenizer = load_tokenizer(str(folder))
         self.rows = [{"prompt": prompt, "answer": answer} for prompt, answer in zip(prompts, answers, strict=True)]
@@ -47,12 +92,49 @@ class Policy:
         self.pad, self.end = int(tokenizer.pad_token_id), int(tokenizer.eos_token_id)
         self.prompts: list[Tokens] = [list(ids) for ids in tokenizer(list(prompts))["input_ids"]]
         self.answers: list[Tokens] = [[*ids, self.end] for ids in tokenizer(list(answers))["input_ids"]]
-        self.longest = longest
+        self.longest, self.verify, self.samples, self.updates = longest, verify, samples, 0
+        self._sampled_rates: tuple[tuple[int, tuple[int, ...]], FloatArray] | None = None
         self.optimizer = torch.optim.AdamW(self.model.parameters(), learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
 
+    def right(self, row: int, tokens: Tokens) -> bool:
+        """Whether an answer to a prompt is right; one that was cut off is not."""
+        if self.verify is None:
+            return tokens == self.answers[row]
+        return tokens[-1] == self.end and self.verify(self.rows[row]["prompt"], self.tokenizer.decode(tokens[:-1]))
+
     def success_rates(self, which: Sequence[int]) -> FloatArray:
-        """Exact success rates of prompts (`exact_success_rates`), ``[P]``."""
-        return exact_success_rates(self.model, self.tokenizer, [self.rows[i] for i in which], ROWS)
+        """Success rates of prompts, ``[P]``: exact (`exact_success_rates`), or sampled where a program judges answers.
+
+        A sampled rate p has a standard error of sqrt(p (1-p) / samples), four times as many samples before the first
+        update. The same policy gives the same rates: samples are seeded by the number of updates.
+        """
+        if self.verify is None:
+            return exact_success_rates(self.model, self.tokenizer, [self.rows[i] for i in which], ROWS)
+        key = (self.updates, tuple(which))
+        if self._sampled_rates is not None and self._sampled_rates[0] == key:
+            return self._sampled_rates[1]
+        samples = self.samples * (4 if self.updates == 0 else 1)
+        generator = torch.Generator().manual_seed(self.updates)
+        rates, at_a_time = [], max(_SAMPLED_ROWS // samples, 1)
+        for start in range(0, len(which), at_a_time):
+            part = list(which[start : start + at_a_time])
+            answers = self.sample(part, [samples] * len(part), generator)
+            rights = [self.right(part[i // samples], tokens) for i, tokens in enumerate(answers)]
+            rates.append(np.array(rights, dtype=np.float64).reshape(len(part), samples).mean(1))
+        self._sampled_rates = key, np.concatenate(rates) if rates else np.empty(0)
+        return self._sampled_rates[1]
+
+    @torch.no_grad()
+    def log_probs(self, which: Sequence[int], sampled: Sequence[Tokens]) -> list[FloatArray]:
+        """Log-probabilities of the tokens of answers under the policy now; one array of each answer's length."""
+        found: list[FloatArray] = []
+        for start in range(0, len(sampled), ROWS):
+            rows = range(start, min(start + ROWS, len(sampled)))
+            log_probs, mask = self._forward([which[row] for row in rows], [sampled[row] for row in rows])
+            found += [
+                values[: int(length)].double().numpy() for values, length in zip(log_probs, mask.sum(1), strict=True)
+            ]
+        return found
 
     @torch.no_grad()
     def hidden_states(self, which: Sequence[int]) -> FloatArray:
@@ -123,6 +205,7 @@ class Policy:
         Returns:
             The loss.
         """
+        self.updates += 1
         in_all = sum(len(tokens) for tokens in sampled)
         rows = advantages.nonzero()[:, 0].tolist()
         if not rows:  # with a gradient of zero the optimizer still follows its momentum
@@ -130,8 +213,26 @@ class Policy:
                 weight.grad = torch.zeros_like(weight)
             self.optimizer.step()
             return 0.0
-        tokens, mask = self._left_padded([self.prompts[which[row]] for row in rows])
-        answers, answer_mask = self._right_padded([sampled[row] for row in rows])
+        parts = [rows]
+        if self.longest > SHORT:
+            rows.sort(key=lambda row: len(sampled[row]))
+            parts = [rows[start : start + _ROWS_OF_LONG] for start in range(0, len(rows), _ROWS_OF_LONG)]
+        self.optimizer.zero_grad()
+        total = 0.0
+        for part in parts:
+            log_probs, answer_mask = self._forward([which[row] for row in part], [sampled[row] for row in part])
+            ratio = (log_probs - log_probs.detach()).exp()
+            loss = -(advantages[part][:, None] * ratio * answer_mask).sum() / in_all
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        return total
+
+    def _forward(self, which: Sequence[int], sampled: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities of answers after their prompts, and the mask of their tokens; each ``[rows, longest]``."""
+        tokens, mask = self._left_padded([self.prompts[i] for i in which])
+        answers, answer_mask = self._right_padded(sampled)
         whole, attention = torch.cat([tokens, answers], 1), torch.cat([mask, answer_mask], 1)
         logits = self.model(
             input_ids=whole,
@@ -139,14 +240,7 @@ class Policy:
             position_ids=_positions(attention),
             logits_to_keep=answers.shape[1] + 1,
         ).logits[:, :-1]
-        log_probs = logits.log_softmax(-1).gather(-1, answers[..., None])[..., 0]
-        ratio = (log_probs - log_probs.detach()).exp()
-        loss = -(advantages[rows][:, None] * ratio * answer_mask).sum() / in_all
-        self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        return float(loss.detach())
+        return logits.log_softmax(-1).gather(-1, answers[..., None])[..., 0], answer_mask
 
     def _left_padded(self, rows: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
         longest = max(map(len, rows))

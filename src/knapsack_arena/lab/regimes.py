@@ -1,12 +1,17 @@
 """Tasks with one right answer each, and base models that solve them sometimes.
 
-Three regimes, because the gain of a rule depends on what prompts share:
+Five regimes, because the gain of a rule depends on what prompts share and how hard they are:
 
 - ``skills``: 1,024 prompts in five families of four levels; training on one prompt of a family improves others.
 - ``keys``: 400 arbitrary keys with arbitrary answers. Nothing transfers, half of them start near success rate 0, and
   the model forgets keys that are not practised.
 - ``tail``: 17,000 prompts, most of them solved or hopeless, some of them keys; a prompt is offered once an epoch, as in
   the paper, so beliefs about it are an epoch old.
+- ``long``: answers of 21 to 57 tokens, many of them right, judged by a program (`knapsack_arena.lab.long_answers`). Two
+  thirds of the prompts start between .05 and .95, a tenth near 0.
+- ``hopeless``: the same task and base model, and seven of ten prompts start below .05.
+
+Every regime has numbered instances (``keys/1``): another base model and other prompts of the same kind.
 """
 
 from __future__ import annotations
@@ -17,15 +22,25 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
+from knapsack_arena.lab import long_answers
 from knapsack_rl.tasks import embedded
 from knapsack_rl.tasks.cache import cached_folder
 from knapsack_rl.tasks.recipe import Progress, Recipe, Teacher
+
+# Whether an answer (second) to a prompt (first) is right.
+Verifier: TypeAlias = Callable[[str, str], bool]
 
 KEY_MARK = "k"
 KEY_LETTERS, RIGHT_LETTERS, WRONG_LETTERS = "abcdefghij", "klmnop", "qrstuv"
 # Chance of the right answer in the warm start's data, by the level of a key.
 RIGHT_BY_KEY_LEVEL = (0.9, 0.35, 0.08, 0.02)
+# Bounds of the chances of demonstrators, and the share of a regime's prompts in each interval.
+CHANCES = (0.0, 0.01, 0.05, 0.3, 0.6, 1.0)
+LONG_SHARES = (0.08, 0.08, 0.34, 0.25, 0.25)
+HOPELESS_SHARES = (0.25, 0.45, 0.2, 0.07, 0.03)
+LONG_STEPS = 600
 CHARACTERS = "".join(sorted(set(embedded.CHARACTERS + KEY_MARK + KEY_LETTERS + RIGHT_LETTERS + WRONG_LETTERS)))
 
 
@@ -57,6 +72,10 @@ class Regime:
         steps: steps of a run under equal division.
         learning_rate: of GRPO.
         longest: most tokens of an answer, end of sequence included.
+        verify: judges answers; None where each prompt has one right answer.
+        samples: rollouts per prompt from which success rates are estimated where answers are judged.
+        characters: of the model's tokenizer.
+        family: regimes of one family share a base model; the name by default.
     """
 
     name: str
@@ -69,36 +88,44 @@ class Regime:
     steps: int = 150
     learning_rate: float = 2e-4
     longest: int = 8
+    verify: Verifier | None = None
+    samples: int = 4
+    characters: str = CHARACTERS
+    family: str = ""
 
     def base_model(self, progress: Progress | None = None) -> Path:
         """The folder of the base model, built now if the cache has none."""
-        content = [self.name, self.recipe.key, CHARACTERS, [(item.prompt, item.answer) for item in self.train[:400]]]
+        family = self.family or self.name
+        prompts = [(item.prompt, item.answer) for item in self.train[:400]] if not self.family else []
+        content = [family, self.recipe.key, self.characters, prompts]
         key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
         def build(folder: Path) -> None:
             from knapsack_rl.tasks.tiny_model import build_warm_started
 
-            build_warm_started(self.recipe, folder, progress, self.teacher, CHARACTERS)
+            build_warm_started(self.recipe, folder, progress, self.teacher, self.characters)
 
-        return cached_folder(f"lab-{self.name}-{key}", build)
+        return cached_folder(f"lab-{family.replace('/', '-')}-{key}", build)
 
 
-def skills(prompts: int = 1024, heldout: int = 500) -> Regime:
+def skills(prompts: int = 1024, heldout: int = 500, instance: int = 0) -> Regime:
     """Prompts that share skills."""
-    train, held = embedded.splits(prompts, heldout, seed=7)
-    return Regime("skills", _items(train), _items(held), embedded.taught, Recipe(steps=300, batch=128))
+    train, held = embedded.splits(prompts, heldout, seed=_seed(7, instance))
+    recipe = Recipe(steps=300, batch=128, seed=instance)
+    return Regime(_name("skills", instance), _items(train), _items(held), embedded.taught, recipe)
 
 
-def keys(prompts: int = 400) -> Regime:
+def keys(prompts: int = 400, instance: int = 0) -> Regime:
     """Arbitrary facts that share nothing."""
-    items = _keys(prompts, seed=5)
-    return Regime("keys", items, items, _key_teacher(items), Recipe(steps=900, batch=128), longest=4)
+    items = _keys(prompts, seed=_seed(5, instance))
+    recipe = Recipe(steps=900, batch=128, seed=instance)
+    return Regime(_name("keys", instance), items, items, _key_teacher(items), recipe, longest=4)
 
 
-def tail(prompts: int = 17_000, heldout: int = 500) -> Regime:
+def tail(prompts: int = 17_000, heldout: int = 500, instance: int = 0) -> Regime:
     """17,000 prompts, most of them solved or hopeless; one in twenty is a key."""
-    from_keys = _keys(prompts // 20, seed=6)
-    train, held = embedded.splits(prompts - len(from_keys), heldout, seed=8)
+    from_keys = _keys(prompts // 20, seed=_seed(6, instance))
+    train, held = embedded.splits(prompts - len(from_keys), heldout, seed=_seed(8, instance))
     teach_key = _key_teacher(from_keys)
 
     def teacher(rng: random.Random, count: int) -> list[tuple[str, str]]:
@@ -106,12 +133,53 @@ def tail(prompts: int = 17_000, heldout: int = 500) -> Regime:
         return teach_key(rng, of_keys) + embedded.taught(rng, count - of_keys)
 
     items = [*_items(train), *from_keys]
-    random.Random(9).shuffle(items)
-    recipe = Recipe(steps=600, batch=128)
-    return Regime("tail", tuple(items), _items(held), teacher, recipe, groups=128, average=4, steps=270)
+    random.Random(_seed(9, instance)).shuffle(items)
+    recipe = Recipe(steps=600, batch=128, seed=instance)
+    name = _name("tail", instance)
+    return Regime(name, tuple(items), _items(held), teacher, recipe, groups=128, average=4, steps=270)
 
 
-REGIMES: Mapping[str, Callable[[], Regime]] = {"skills": skills, "keys": keys, "tail": tail}
+def long(prompts: int = 512, heldout: int = 256, instance: int = 0) -> Regime:
+    """Long answers, many of them right."""
+    return _walks("long", instance, prompts, heldout, LONG_SHARES)
+
+
+def hopeless(prompts: int = 512, heldout: int = 256, instance: int = 0) -> Regime:
+    """Long answers, most of them out of reach at the start."""
+    return _walks("hopeless", instance, prompts, heldout, HOPELESS_SHARES)
+
+
+REGIMES: Mapping[str, Callable[..., Regime]] = {
+    "skills": skills, "keys": keys, "tail": tail, "long": long, "hopeless": hopeless,
+}  # fmt: skip
+
+
+def _walks(name: str, instance: int, prompts: int, heldout: int, shares: Sequence[float]) -> Regime:
+    """Prompts of the task of walks, with these shares of demonstrators' chances between `CHANCES`."""
+    task = long_answers.walks(instance)
+    drawn = task.prompts(prompts + heldout, _seed(3, instance), CHANCES, shares)
+    items = tuple(Item(prompt, "", f"mode-{prompt[0]}") for prompt in drawn)
+    return Regime(
+        _name(name, instance),
+        items[:prompts],
+        items[prompts:],
+        task.teach,
+        Recipe(steps=LONG_STEPS, batch=64, seed=instance),
+        steps=60,
+        learning_rate=3e-4,
+        longest=long_answers.TOKENS_PER_STEP * max(long_answers.STEPS) + 1,
+        verify=task.verify,
+        characters=long_answers.CHARACTERS,
+        family=_name("walks", instance),
+    )
+
+
+def _name(name: str, instance: int) -> str:
+    return f"{name}/{instance}" if instance else name
+
+
+def _seed(seed: int, instance: int) -> int:
+    return seed + 100 * instance
 
 
 def _items(rows: Sequence[embedded.Row]) -> tuple[Item, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -13,19 +12,13 @@ from transformers.utils import logging
 
 from knapsack_arena.compare.metrics import MetricsRecorder
 from knapsack_arena.compare.trials import Testbed, Trial, TrialSettings, TrialSetup
-from knapsack_arena.lab.environment import LanguageModelEnvironment, Loss
+from knapsack_arena.lab.environment import LanguageModelEnvironment
 from knapsack_arena.lab.metrics import InstrumentedEnvironment, LabAssessor
+from knapsack_arena.lab.options import SmallerSteps, split_rule
 from knapsack_arena.lab.regimes import REGIMES, Regime
 from knapsack_arena.loader import resolve
 from knapsack_rl.files import run_file
 
-# Losses by the suffix of a rule's name: ``calibrated@prompt``.
-LOSSES: Final[Mapping[str, Loss]] = {
-    "rollout": Loss(),
-    "prompt": Loss("prompt"),
-    "unscaled": Loss(scaled=False),
-    "prompt-unscaled": Loss("prompt", scaled=False),
-}
 # Number of prompts whose rates are averaged, and of measurements of them along a run: exact rates cost as much as
 # rollouts, and measuring should take less than a quarter of a run.
 FOLLOWED: Final = 500
@@ -34,7 +27,9 @@ POINTS: Final = 20
 _LARGE, _EVERY, _EVERY_OF_LARGE = 2000, 5, 10
 _CODE: Final = (
     "knapsack_arena/lab/environment.py",
+    "knapsack_arena/lab/long_answers.py",
     "knapsack_arena/lab/metrics.py",
+    "knapsack_arena/lab/options.py",
     "knapsack_arena/lab/policy.py",
     "knapsack_arena/lab/regimes.py",
     "knapsack_arena/lab/trials.py",
@@ -46,15 +41,25 @@ _CODE: Final = (
 def _set_up_language_model(trial: Trial) -> TrialSetup:
     """A base model before its first step, and a rule without memory."""
     logging.disable_progress_bar()  # the bars of loading models would break the display
-    name, loss = split_rule(trial.rule)
+    name, options = split_rule(trial.rule)
     regime = find_regime(trial.preset)
-    environment = InstrumentedEnvironment(LanguageModelEnvironment(regime, trial.seed, loss))
-    context = dataclasses.replace(trial.context(), truth=environment.success_rates, features=environment.hidden_states)
+    regime = dataclasses.replace(regime, learning_rate=regime.learning_rate * options.learning_rate)
+    environment = LanguageModelEnvironment(regime, trial.seed, options.loss)
+    instrumented = InstrumentedEnvironment(environment)
+    groups = options.groups(trial.settings.groups)
+    context = dataclasses.replace(
+        trial.context(),
+        groups=groups,
+        truth=instrumented.success_rates,
+        features=instrumented.hidden_states,
+        kept=environment.kept if options.priced else None,
+    )
     strategy = resolve(name, context)
-    environment.record_forecasts(strategy)
-    every = _EVERY_OF_LARGE if len(regime.train) > _LARGE else _EVERY
-    assessor = LabAssessor(environment, trial.settings.groups, every)
-    return TrialSetup(environment, strategy, MetricsRecorder(environment, _followed(regime), assessor))
+    instrumented.record_forecasts(strategy)
+    if options.divisor > 1:
+        strategy = SmallerSteps(strategy, options)
+    assessor = LabAssessor(instrumented, groups, _assessed_every(regime))
+    return TrialSetup(instrumented, strategy, MetricsRecorder(instrumented, _followed(regime), assessor))
 
 
 LANGUAGE_MODELS: Final = Testbed("language models", _set_up_language_model, _CODE, POINTS)
@@ -71,25 +76,20 @@ def lab_settings(regime: str, steps: int | None = None) -> TrialSettings:
 
 
 def lab_trial(rule: str, regime: str, seed: int, steps: int | None = None) -> Trial:
-    """A trial in its regime's own sizes; the rule's name may end in ``@`` and a loss."""
+    """A trial in its regime's own sizes; the rule's name may end in options (`knapsack_arena.lab.options`)."""
     return Trial(LANGUAGE_MODELS, rule, regime, seed, lab_settings(regime, steps))
-
-
-def split_rule(rule: str) -> tuple[str, Loss]:
-    """Split ``NAME@LOSS``; without a known loss at its end, all of it is the name."""
-    name, at, loss = rule.rpartition("@")
-    return (name, LOSSES[loss]) if at and loss in LOSSES else (rule, Loss())
 
 
 @cache
 def find_regime(name: str) -> Regime:
-    """The regime of this name, or the one that ``path.py:name`` is or returns.
+    """The regime of this name, or its instance in ``name/1``, or the one that ``path.py:name`` is or returns.
 
     Raises:
         ValueError: no such regime.
     """
-    if name in REGIMES:
-        return REGIMES[name]()
+    family, slash, instance = name.partition("/")
+    if family in REGIMES and (not slash or instance.isdecimal()):
+        return REGIMES[family](instance=int(instance or 0))
     path, _, attribute = name.rpartition(":")
     if not path.endswith(".py"):
         raise ValueError(
@@ -105,8 +105,20 @@ def find_regime(name: str) -> Regime:
     return found
 
 
+def _assessed_every(regime: Regime) -> int | None:
+    """Steps from one assessed step to the next; None where true rates would have to be sampled."""
+    if regime.verify is not None:
+        return None
+    return _EVERY_OF_LARGE if len(regime.train) > _LARGE else _EVERY
+
+
 def _followed(regime: Regime) -> tuple[str, ...] | None:
-    """Prompts whose true rates are averaged: the same sample for all rules and seeds; None for all prompts."""
+    """Prompts whose true rates are averaged: the same sample for all rules and seeds; None for all prompts.
+
+    Where rates are sampled, these are the held-out prompts, so that one set of samples serves both.
+    """
+    if regime.verify is not None:
+        return tuple(item.prompt for item in regime.heldout)
     ids = [item.prompt for item in regime.train]
     if len(ids) <= FOLLOWED:
         return None

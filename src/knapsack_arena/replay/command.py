@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from knapsack_rl.console.arguments import whole_number
 
 if TYPE_CHECKING:  # imported when the command runs, so that --help is instant
     from rich.progress import Progress
@@ -38,13 +40,13 @@ _WIDTH = 150
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    positive, natural = _whole_number(1), _whole_number(0)
+    positive, natural = whole_number(1), whole_number(0)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
     parser.add_argument("source", type=Path, metavar="SOURCE", help="a trace, or a table of rollouts")
     parser.add_argument(
         "--rules", default=DEFAULT_RULES, metavar="A,B,...",
-        help=f"rules by name, or path.py:name for one of your own ({DEFAULT_RULES})",
+        help=f"rules by name, or FILE.py:NAME, a file of yours that is run ({DEFAULT_RULES})",
     )  # fmt: skip
     parser.add_argument("--seed", type=natural, default=0, metavar="N", help="seed of the order of rollouts (0)")
     parser.add_argument(
@@ -81,6 +83,8 @@ def run(options: argparse.Namespace) -> int:
     from knapsack_arena.replay.output import StepTable, print_results, summary_fields
     from knapsack_arena.replay.source import open_source
 
+    if options.source.exists() and not (options.source.is_file() or options.source.is_dir()):
+        raise ValueError(f"{options.source} is no regular file: it is read twice, so save it first")
     for path in (options.json, options.parquet):  # before a long replay, not after it
         if path is not None and not path.parent.is_dir():
             raise ValueError(f"{path}: the folder {path.parent} does not exist")
@@ -148,14 +152,3 @@ def replay_source(
     return recorded + [
         RuleSummary(rule.name, averages.get(rule.name, MetricAverager()), rule.stopped_reason) for rule in rules
     ]
-
-
-def _whole_number(least: int) -> Callable[[str], int]:
-    """An argument type: a whole number of at least ``least``."""
-
-    def parse(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-        return int(text)
-
-    return parse

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from knapsack_arena.replay.metrics import MetricAverager, StepMetrics
 from knapsack_arena.replay.source import ReplaySource
+from knapsack_rl.console.text import printable
 from knapsack_rl.files import plain_json, replacing
 from knapsack_rl.metrics import STATUSES
 
@@ -181,17 +182,13 @@ def _print_table(
     for rule, of_rule in zip(rules, metrics, strict=True):
         values = [(of_rule.get(name, math.nan), form) for name, form in kept]
         cells = ["-" if math.isnan(value) else format(value, form) for value, form in values]
-        table.add_row(Text(_printable(rule.name)), f"{rule.averages.steps:,}", *cells)
+        table.add_row(Text(printable(rule.name)), f"{rule.averages.steps:,}", *cells)
     console.print()
     console.print(table)
 
 
 def _print_line(console: Console, text: str) -> None:
-    console.print(Text(_printable(text)), soft_wrap=True)
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    console.print(Text(printable(text)), soft_wrap=True)
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

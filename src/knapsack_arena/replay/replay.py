@@ -20,6 +20,7 @@ from knapsack_arena.replay.rollouts import (
     shuffled_rollouts,
 )
 from knapsack_arena.strategies import RolloutRequest, StepResult, StepSpec, Strategy, run_step
+from knapsack_rl.console.failures import place_in_own_file
 from knapsack_rl.notation import IntArray
 from knapsack_rl.outcomes import Outcomes
 
@@ -113,8 +114,12 @@ class ReplayedRule:
         """Replay one step; on a failure set ``stopped_reason`` and return None, so that other rules can continue."""
         try:
             return step.run(self.strategy, groups, budget)
-        except ValueError as error:
-            self.stopped_reason = f"stopped at step {step.step}: {error}"
+        except Exception as error:
+            place = place_in_own_file(error)
+            if place is None and not isinstance(error, ValueError):
+                raise  # a defect of ours
+            told = str(error) if place is None else f"{place} failed: {type(error).__name__}: {error}"
+            self.stopped_reason = f"stopped at step {step.step}: {told}"
             return None
 
 

@@ -236,7 +236,28 @@ def _trace_source(trace: RecordedTrace, options: argparse.Namespace) -> ReplaySo
             rates.step = step.outcomes.step
             yield step
 
-    return ReplaySource(title, context, count, lambda rules: replay_steps(steps(), rules, options.seed))
+    notes = _trace_notes(trace)
+    return ReplaySource(title, context, count, lambda rules: replay_steps(steps(), rules, options.seed), notes)
+
+
+def _trace_notes(trace: RecordedTrace) -> tuple[str, ...]:
+    """Why the rule that made the trace cannot repeat its plans, where it cannot."""
+    settings = trace.run.get("settings")
+    recorded = settings if isinstance(settings, Mapping) else {}
+    notes = []
+    features = recorded.get("features")
+    if trace.run.get("rule") == "calibrated" and features not in (None, "none"):
+        notes.append(
+            f"The run planned with features of its prompts ({features}), which a trace does not hold: calibrated is"
+            " replayed without them, and its plans differ from the recorded ones."
+        )
+    pool = recorded.get("pool")
+    if isinstance(pool, int) and pool > 1:
+        notes.append(
+            f"Each step offered a pool of {pool} prompts for one: rules divide among all of them, and those that spread"
+            " their rollouts ask for many that were not recorded (short)."
+        )
+    return tuple(notes)
 
 
 def _steps_source(

@@ -7,7 +7,6 @@ A row is a prompt with a list of rewards (``prompt, rewards``) or a single rollo
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ from numpy.typing import NDArray
 from knapsack_arena.replay.rollouts import RecordedRollouts, RecordedStep, shuffle_within
 from knapsack_rl.beliefs.ids import content_id, prompt_keys
 from knapsack_rl.beliefs.prompt_store import KeyIndex
-from knapsack_rl.files import ID_COLUMNS, SUFFIXES, Row, csv_rows, json_rows
+from knapsack_rl.console.rows import ID_COLUMNS, SUFFIXES, Row, csv_rows, json_rows, number_in, shown
+from knapsack_rl.files import parse_json
 from knapsack_rl.notation import FloatArray, IntArray
 from knapsack_rl.outcomes import Outcomes
 
@@ -241,8 +241,13 @@ def _batch(columns: Sequence[str], rows: Iterable[_Cells]) -> TableRows:
 
 
 def _prompt(where: str, column: str, cell: object) -> str:
+    if isinstance(cell, list) and cell:  # a chat: the id that a trace of ours would have
+        try:
+            return content_id(cell)
+        except TypeError as error:
+            raise ValueError(f"{where}: {column} cannot be hashed ({error}): add a column prompt_id") from error
     if cell is None or isinstance(cell, dict | list) or not str(cell).strip():
-        raise ValueError(f"{where}: {column} is {cell!r}: every row needs a prompt or its id")
+        raise ValueError(f"{where}: {column} is {shown(cell)}: every row needs a prompt or its id")
     prompt = str(cell)
     return prompt if len(prompt) <= LONGEST_ID else content_id(prompt)
 
@@ -251,7 +256,7 @@ def _numbers(where: str, column: str, cell: object) -> list[float]:
     """The numbers of a cell: one, or a list of them, which a CSV cell holds as JSON."""
     if isinstance(cell, str) and cell.lstrip().startswith("["):
         try:
-            cell = json.loads(text := cell)
+            cell = parse_json(text := cell)
         except ValueError as error:
             raise ValueError(f"{where}: {column} is {text[:40]!r}, not a list of numbers: {error}") from None
     if isinstance(cell, list):
@@ -265,14 +270,11 @@ def _number(where: str, column: str, cell: object) -> float:
     """A finite number; NaN for an empty cell."""
     if cell is None or cell == "":
         return math.nan
-    try:
-        if not isinstance(cell, str | int | float):
-            raise TypeError
-        number = float(cell)
-    except (TypeError, ValueError):
-        raise ValueError(f"{where}: {column} is {cell!r}, not a number") from None
+    number = number_in(cell)
+    if number is None:
+        raise ValueError(f"{where}: {column} is {shown(cell)}, not a number")
     if math.isinf(number):
-        raise ValueError(f"{where}: {column} is {cell}: it must be finite")
+        raise ValueError(f"{where}: {column} is {cell if isinstance(cell, str) else shown(cell)}: it must be finite")
     return number
 
 

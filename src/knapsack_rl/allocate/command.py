@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from knapsack_rl.config import AllocationConfig, from_dialect
-from knapsack_rl.files import SUFFIXES, replacing
-
-if TYPE_CHECKING:
-    from knapsack_rl.plan import Plan
+from knapsack_rl.console.arguments import whole_number
 
 RULES = ("beta", "paper", "uniform")
 # Options by the core fields that they set.
 ALIASES = {"average": "--average", "min_count": "--min", "max_count": "--max", "rule": "--rule"}
+# The most rollouts of a plan, and of a prompt: time and memory grow with both.
+MOST_ROLLOUTS, MOST_OF_A_PROMPT = 10**8, 10**5
 
 EXAMPLES = """
 the input has one row per prompt, with the columns
   successes, attempts       0 attempts: a prompt never seen
   pass_rate (or p)          taken as exact without a column `attempts`
   prompt_id (or id)         optional; rows are numbered from 1 without it
+CSV may be separated by commas, semicolons or tabs, and JSON be lines or one array. The output has the columns
+prompt_id and count, then all others of the input; it can be the input of another call.
 
 examples:
   knapsack-rl allocate rates.csv --average 8 --output counts.csv
@@ -38,13 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
     parser.add_argument(
-        "input", nargs="?", default="-", metavar="FILE", help="CSV, JSONL or Parquet (default: standard input)"
+        "input", nargs="?", default="-", metavar="FILE", help="CSV, JSON or Parquet (default: standard input)"
     )
     total = parser.add_mutually_exclusive_group()
-    total.add_argument("--budget", type=_whole, metavar="N", help="rollouts in all")
-    total.add_argument("--average", type=_whole, metavar="N", help="rollouts per prompt on average (8)")
-    parser.add_argument("--min", type=_whole, default=2, metavar="N", help="least per prompt: 0, or at least 2 (2)")
-    parser.add_argument("--max", type=_whole, default=128, metavar="N", help="most per prompt (128)")
+    total.add_argument("--budget", type=whole_number(), metavar="N", help="rollouts in all")
+    total.add_argument("--average", type=whole_number(), metavar="N", help="rollouts per prompt on average (8)")
+    parser.add_argument(
+        "--min", type=whole_number(), default=2, metavar="N", help="least per prompt: 0, or at least 2 (2)"
+    )
+    parser.add_argument("--max", type=whole_number(), default=128, metavar="N", help="most per prompt (128)")
     parser.add_argument(
         "--rule",
         choices=RULES,
@@ -57,12 +56,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="file for the counts (default: standard output)")
     parser.add_argument(
-        "--to", choices=("csv", "jsonl"), help="format of the output (default: by its name, else as the input)"
+        "--to",
+        choices=("csv", "jsonl", "parquet"),
+        help="format of the output (default: by its name, else as the input)",
     )
     parser.add_argument(
         "--explain", action="store_true", help="print belief, value and limits of each prompt, and the price"
     )
-    parser.add_argument("--rows", type=_whole, default=40, metavar="N", help="prompts that --explain prints (40)")
+    parser.add_argument(
+        "--rows", type=whole_number(), default=40, metavar="N", help="prompts that --explain prints (40)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -72,22 +75,32 @@ def run(arguments: argparse.Namespace) -> int:
         ValueError, OSError, ModuleNotFoundError: wrong options or input, in one line.
     """
     from knapsack_rl.allocate.decide import decide
+    from knapsack_rl.allocate.output import STANDARD_OUTPUT, counts_as, output_format, write_output
     from knapsack_rl.allocate.rows import detect_format, read_evidence
 
+    config = _config(arguments)
+    output = None if arguments.output is None or str(arguments.output) in STANDARD_OUTPUT else arguments.output
     name, data = _read(arguments.input)
     file_format = arguments.format or detect_format(name, data)
     evidence = read_evidence(data, name, file_format)
-    config = _config(arguments)
-    budget = config.average * len(evidence.prompt_ids) if arguments.budget is None else arguments.budget
-    decision = decide(evidence, arguments.rule, budget, arguments.min, arguments.max)
-    to = arguments.to or _output_format(arguments.output, file_format)
-    _write(_counts(decision.plan, to), arguments.output)
+    size = len(evidence.prompt_ids)
+    budget = config.average * size if arguments.budget is None else arguments.budget
+    if budget > MOST_ROLLOUTS:
+        raise ValueError(f"{budget:,} rollouts are more than the {MOST_ROLLOUTS:,} that this command divides")
+    most = min(arguments.max, max(budget, arguments.min, 2))  # no prompt can get more than all
+    if most > MOST_OF_A_PROMPT:
+        raise ValueError(f"--max is {arguments.max}: this command plans at most {MOST_OF_A_PROMPT:,} of a prompt")
+    decision = decide(evidence, arguments.rule, budget, arguments.min, most)
+    to = arguments.to or output_format(output, file_format)
+    delimiter = _delimiter(output, to, data, file_format)
+    write_output(counts_as(to, decision.plan, evidence.columns, delimiter), output)
     if arguments.explain:
         from knapsack_rl.allocate.explain import explanation
 
         # Counts on standard output stay machine-readable.
-        stream = sys.stderr if arguments.output is None else sys.stdout
-        stream.write(explanation(decision, arguments.rule, arguments.rows))
+        stream = sys.stderr if output is None else sys.stdout
+        if stream is not None:
+            stream.write(explanation(decision, arguments.rule, arguments.rows))
     return 0
 
 
@@ -101,40 +114,17 @@ def _config(arguments: argparse.Namespace) -> AllocationConfig:
 def _read(source: str) -> tuple[str, bytes]:
     if source != "-":
         return source, Path(source).read_bytes()
-    if sys.stdin.isatty():
+    if sys.stdin is None or sys.stdin.isatty():
         raise ValueError("no input: name a file, or pipe CSV or JSON lines to standard input")
     return "standard input", sys.stdin.buffer.read()
 
 
-def _output_format(output: Path | None, input_format: str) -> str:
-    named = SUFFIXES.get(output.suffix.lower()) if output is not None else None
-    return "jsonl" if (named or input_format) == "jsonl" else "csv"
+def _delimiter(output: Path | None, to: str, data: bytes, file_format: str) -> str:
+    """Between the cells of the output: tabs by its name, else as in the input."""
+    from knapsack_rl.console.rows import delimiter_of
 
-
-def _counts(plan: Plan, to: str) -> str:
-    rows = zip(plan.prompt_ids, plan.counts_P.tolist(), strict=True)
-    if to == "jsonl":
-        return "".join(json.dumps({"prompt_id": prompt_id, "count": count}) + "\n" for prompt_id, count in rows)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["prompt_id", "count"])
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _write(text: str, output: Path | None) -> None:
-    """Write to standard output, or all or nothing to a file."""
-    if output is None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-        return
-    if output.is_dir():
-        raise ValueError(f"{output} is a folder: --output takes a file")
-    with replacing(output) as file:
-        file.write(text.encode())
-
-
-def _whole(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
-    return int(text)
+    if output is not None and output.suffix.lower() == ".tsv":
+        return "\t"
+    if to != "csv" or file_format != "csv" or (output is not None and output.suffix.lower() == ".csv"):
+        return ","
+    return delimiter_of(data.partition(b"\n")[0].decode("utf-8-sig"))

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from knapsack_rl.allocate.decide import Decision
+from knapsack_rl.console.text import printable
 from knapsack_rl.metrics import STATUSES, mean, mixed_probability, status
 from knapsack_rl.notation import FloatArray, IntArray
 from knapsack_rl.plan import Plan
-from knapsack_rl.report.runs import drawable
 from knapsack_rl.report.tables import percent
 
-# Rows of the value table computed at once, to bound memory.
-_CHUNK = 4096
+# Numbers of the value table computed at once, to bound memory.
+_CELLS = 1 << 20
+_LONGEST_ID = 40
 
 
 def explanation(decision: Decision, rule: str, rows: int) -> str:
@@ -30,7 +31,7 @@ def explanation(decision: Decision, rule: str, rows: int) -> str:
         ("prompt", "belief p", "evidence", "count", "value", "last", "next", "held by"),
         [
             (
-                drawable(plan.prompt_ids[i]),
+                _cut(printable(plan.prompt_ids[i])),
                 f"{plan.success_rates_P[i]:.3f}",
                 "exact"
                 if np.isinf(plan.pseudo_count_P[i])
@@ -59,17 +60,23 @@ def _values(decision: Decision, rows: IntArray) -> tuple[FloatArray, FloatArray,
 
     The first two rollouts are one item for the solver: each counts half of Value(2).
     """
-    parts = []
-    for start in range(0, rows.size, _CHUNK):
-        some = rows[start : start + _CHUNK]
-        counts = decision.plan.counts_P[some]
-        marginals = decision.marginals(some, int(counts.max(initial=0)) + 2)
+    counts_R = decision.plan.counts_P[rows]
+    value, last, next_ = np.zeros((3, rows.size))
+    order = np.argsort(counts_R)  # rows of similar counts share a table
+    start = 0
+    while start < rows.size:
+        stop = start + 1
+        while stop < rows.size and (stop + 1 - start) * (counts_R[order[stop]] + 2) <= _CELLS:
+            stop += 1
+        some = order[start:stop]
+        counts = counts_R[some]
+        marginals = decision.marginals(rows[some], int(counts.max()) + 2)
         marginals[:, :2] = marginals[:, 1:2] / 2
         at = np.arange(some.size)
         values = np.concatenate([np.zeros((some.size, 1)), np.cumsum(marginals, axis=1)], axis=1)
-        last = np.where(counts > 0, marginals[at, np.maximum(counts - 1, 0)], np.nan)
-        parts.append((values[at, counts], last, marginals[at, counts]))
-    value, last, next_ = (np.concatenate(column) for column in zip(*parts, strict=True))
+        value[some], next_[some] = values[at, counts], marginals[at, counts]
+        last[some] = np.where(counts > 0, marginals[at, np.maximum(counts - 1, 0)], np.nan)
+        start = stop
     return value, last, next_
 
 
@@ -86,10 +93,11 @@ def _summary(plan: Plan, value_P: FloatArray) -> list[str]:
     names = (*STATUSES, "unseen")
     status_P = np.where(plan.seen_P, status(plan.success_rates_P), len(STATUSES))
     mixed_P = mixed_probability(plan.success_rates_P, plan.pseudo_count_P, plan.counts_P)
-    held = [_held_by(plan, i).partition(" ")[0] for i in range(len(plan.prompt_ids))]
-    at_low, at_high = (np.array([word == limit for word in held], dtype=bool) for limit in ("low", "high"))
+    free_P = plan.low_P < plan.high_P
+    at_low = free_P & (plan.counts_P == plan.low_P)
+    at_high = free_P & (plan.counts_P == plan.high_P)
     groups = [(name, status_P == k) for k, name in enumerate(names)]
-    every_prompt = ("all", np.ones(len(held), dtype=bool))
+    every_prompt = ("all", np.ones(len(plan.prompt_ids), dtype=bool))
     rows = [
         (
             name,
@@ -122,3 +130,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _thousandths(value: float) -> str:
     return "-" if np.isnan(value) else f"{1000 * value:,.3f}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_ID else f"{text[: _LONGEST_ID - 3]}..."

@@ -9,12 +9,14 @@ from numpy.typing import DTypeLike
 
 from knapsack_rl.beliefs.forecast import Forecast
 from knapsack_rl.beliefs.prompt_store import PromptTable, TableBeliefs
-from knapsack_rl.notation import FloatArray, IntArray, PromptFeatures
+from knapsack_rl.notation import FloatArray, IntArray, PromptFeatures, checked_step
 from knapsack_rl.outcomes import Outcomes
 
 # Default half-life in passes over the data, where the length of a pass is known: on the main job one, four and more
 # passes reach the same reward, and a longer half-life finds more mixed groups (docs/log.md).
 HALF_LIFE_PASSES = 4
+# A smaller prior vanishes beside the counts: the rate becomes exactly 0 or 1, which no Beta belief has.
+LEAST_PRIOR, MOST_PRIOR = 1e-6, 1e9
 
 
 class BetaBeliefs(TableBeliefs):
@@ -42,11 +44,13 @@ class BetaBeliefs(TableBeliefs):
             prior: alpha and beta of a prompt without observations; the default is Jeffreys' prior.
 
         Raises:
-            ValueError: a half-life or prior that is not positive and finite.
+            ValueError: a half-life that is not positive and finite, or a prior out of range.
         """
-        for name, value in (("half_life", half_life), ("prior", prior[0]), ("prior", prior[1])):
-            if not (0 < value < float("inf")):
-                raise ValueError(f"{name} is {value}: it must be positive and finite")
+        if not (0 < half_life < float("inf")):
+            raise ValueError(f"half_life is {half_life}: it must be positive and finite")
+        for value in prior:
+            if not LEAST_PRIOR <= value <= MOST_PRIOR:
+                raise ValueError(f"prior is {value}: it must be from {LEAST_PRIOR:g} to {MOST_PRIOR:g}")
         self.half_life, self.prior = float(half_life), prior
         self.table = PromptTable(self.COLUMNS)
 
@@ -59,7 +63,7 @@ class BetaBeliefs(TableBeliefs):
         rows = self.table.rows(prompt_ids)
         seen = rows >= 0
         known = rows[seen]
-        decayed = self._decay(step - self.table["step"][known])
+        decayed = self._decay(checked_step(step) - self.table["step"][known].astype(np.int64))
         counts = np.zeros((2, rows.size))
         counts[0, seen] = self.table["successes"][known] * decayed
         counts[1, seen] = self.table["failures"][known] * decayed

@@ -19,6 +19,7 @@ confidence in the next token. Uninformative inputs get coefficients near zero.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -46,6 +47,8 @@ PRIOR_WEIGHTS = (0.0, 0.6, 0.0, 0.4, 0.0, 0.0, 0.0)
 MAX_LOGIT = 6.0
 # Wider features are reduced by a random projection, which preserves inner products approximately, to bound time.
 MAX_FEATURES = 512
+# Confidence is of the order of 1; squares of this still leave the precision matrix solvable.
+MAX_CONFIDENCE = 1e6
 # Outcome of a prompt's last group, as bits: whether it had a success and whether it had a failure.
 SUCCESS, FAILURE = 1, 2
 RESULTS = (SUCCESS | FAILURE, FAILURE, SUCCESS)
@@ -102,15 +105,18 @@ class CalibratedBeliefs(BetaBeliefs):
         with self.table.lock:
             features = self._normalised(given, len(ids))
             signals_P_S, evidence_P = self._signals(ids, self._by_counts(ids, outcomes.step), features)
-            self.concentration.learn(evidence_P, self._combined(signals_P_S), successes_P, attempts_P)
-            self.combiner = self._combiner_for(signals_P_S.shape[1])
-            self.feature_model = self._feature_model_for(features.features_P_F.shape[1])
+            rates_P = self._combined(signals_P_S)
+            # Copies, so that a failure changes nothing.
+            combiner = copy.copy(self._combiner_for(signals_P_S.shape[1]))
+            feature_model = copy.copy(self._feature_model_for(features.features_P_F.shape[1]))
             for learner, inputs, most in (
-                (self.combiner, signals_P_S, MAX_COUNTED),
-                (self.feature_model, features.features_P_F, MAX_COUNTED_BY_FEATURES),
+                (combiner, signals_P_S, MAX_COUNTED),
+                (feature_model, features.features_P_F, MAX_COUNTED_BY_FEATURES),
             ):
                 share_P = np.minimum(attempts_P, most) / attempts_P
                 learner.learn(inputs, successes_P * share_P, attempts_P * share_P)
+            self.concentration.learn(evidence_P, rates_P, successes_P, attempts_P)
+            self.combiner, self.feature_model = combiner, feature_model
             steps_before_P = self._last_steps(ids)
             self._count(outcomes)
             self._remember_results(ids, outcomes.step - steps_before_P, successes_P, attempts_P)
@@ -197,11 +203,19 @@ class CalibratedBeliefs(BetaBeliefs):
             zeros = np.zeros((prompts, size))
             return PromptFeatures(np.hstack([zeros, constant]), np.zeros((prompts, confidence_size)))
         found = _checked("features", given.features_P_F, prompts)
+        largest = np.abs(found).max(axis=1, keepdims=True, initial=0)
+        found = found / np.where(largest > 1e100, largest, 1)  # their squares would overflow
         if found.shape[1] > MAX_FEATURES:
             found = found @ _projection(found.shape[1])
         scale = np.sqrt((found**2).mean(axis=1, keepdims=True)) if found.shape[1] else constant
         found = np.hstack([found / np.maximum(scale, 1e-12), constant])
-        return PromptFeatures(found, _checked("confidence", given.confidence_P_C, prompts))
+        confidence_P_C = _checked("confidence", given.confidence_P_C, prompts)
+        if (np.abs(confidence_P_C) > MAX_CONFIDENCE).any():
+            raise ValueError(
+                f"confidence is up to {np.abs(confidence_P_C).max():g}: scale it to the order of 1, or to at most "
+                f"{MAX_CONFIDENCE:g}"
+            )
+        return PromptFeatures(found, confidence_P_C)
 
     def _last_steps(self, prompt_ids: Sequence[str]) -> IntArray:
         """Step in which each prompt was last observed, ``[P]``; -1 if it never was."""
@@ -268,6 +282,12 @@ def _restored(new: Callable[[int], OnlineLogistic], state: Mapping[str, Any] | N
     learner = new(weights_F.size)
     learner.weights_F = weights_F
     learner.precision_F_F = saved_array(state, "precision", np.float64, (weights_F.size, weights_F.size))
+    try:
+        np.linalg.cholesky(learner.precision_F_F)
+    except np.linalg.LinAlgError:
+        raise BeliefFileError(
+            "the saved precision of a regression is not positive definite: restore the file"
+        ) from None
     return learner
 
 

@@ -25,6 +25,7 @@ class Forecast:
         tokens_P: expected completion length in tokens, NaN where unknown, ``[P]``.
         steps_since_observed_P: steps since the prompt was last observed, or since step 0 if it never was, ``[P]``. None
             if the beliefs do not count them; no prompt is then overdue.
+        kept_P: whether an earlier success of the prompt is kept (`knapsack_rl.kept`), ``[P]``; None if none are.
     """
 
     success_rates_P: FloatArray
@@ -32,6 +33,7 @@ class Forecast:
     seen_P: BoolArray
     tokens_P: FloatArray
     steps_since_observed_P: IntArray | None = None
+    kept_P: BoolArray | None = None
 
     @property
     def alpha_P(self) -> FloatArray:

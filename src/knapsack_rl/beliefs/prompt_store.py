@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from knapsack_rl.beliefs.ids import KeyArray, prompt_keys
 from knapsack_rl.files import BeliefFileError, SavedToFile, State, check_kind, saved_array, write_state
-from knapsack_rl.notation import FloatArray, IntArray
+from knapsack_rl.notation import FloatArray, IntArray, checked_step
 
 # Largest share of slots in use. Keys have 64 bits: the probability that any two of 10 million prompts have the same key
 # is 3 in a million; two such prompts would share a belief.
@@ -63,9 +63,9 @@ class PromptTable:
 
     def steps_since_observed(self, rows: IntArray, step: int) -> IntArray:
         """Steps since each prompt was last observed (column ``step``), or since step 0 if it never was, ``[P]``."""
-        last = np.zeros(rows.size, dtype=np.int64)
+        last = np.zeros(rows.size, dtype=np.int64)  # not the column's 32 bits, which a later step may exceed
         last[rows >= 0] = self["step"][rows[rows >= 0]]
-        steps: IntArray = np.maximum(step - last, 0)
+        steps: IntArray = np.maximum(checked_step(step) - last, 0)
         return steps
 
     def mean_tokens(self, rows: IntArray) -> FloatArray:
@@ -99,7 +99,7 @@ class PromptTable:
         """Build a new table with these columns from saved state; this one is not changed.
 
         Raises:
-            BeliefFileError: a column is missing, of another type, of another length, or not finite.
+            BeliefFileError: a column is missing, of another type, of another length, negative or not finite.
         """
         keys = saved_array(state, "keys", np.uint64, (None,))
         in_order = np.sort(keys)  # `np.unique` takes twenty times as long for ten million keys
@@ -107,6 +107,9 @@ class PromptTable:
             raise BeliefFileError("the saved keys repeat: restore the file, or delete it to start without")
         del in_order
         columns = {name: saved_array(state, name, a.dtype, keys.shape) for name, a in self._columns.items()}
+        for name, column in columns.items():
+            if column.size and column.min() < 0:
+                raise BeliefFileError(f"the saved column {name!r} is negative: restore the file")
         table = PromptTable({})
         table._index, table._columns, table.lock = KeyIndex(keys), columns, self.lock
         return table
@@ -139,8 +142,9 @@ class TableBeliefs(SavedToFile):
             BeliefFileError: state of another kind, or damaged.
         """
         check_kind(state, **self.header)
+        prompts = state.get("prompts")
         with self.table.lock:
-            self.table = self.table.read_state(state.get("prompts") or {})
+            self.table = self.table.read_state(prompts if isinstance(prompts, Mapping) else {})
 
     def save(self, path: Path | str) -> None:
         """Write everything learned to a file, all or nothing."""

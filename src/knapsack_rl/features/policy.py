@@ -43,20 +43,32 @@ def hidden_states(model: Any, prompts: Sequence[Sequence[int]], batch_size: int,
         prompts: token ids.
         batch_size: prompts per forward pass.
         autocast: makes the context in which the trainer calls the model (``accelerator.autocast``).
+
+    Raises:
+        ValueError: the model does not return hidden states and logits of these positions.
+        TypeError: its forward pass does not take the arguments.
     """
     device = next(model.parameters()).device
     found = []
     with _evaluating(model), autocast():
         for start in range(0, len(prompts), batch_size):
             tokens, mask = _right_padded(prompts[start : start + batch_size], device)
-            rows, last = torch.arange(len(tokens), device=device), mask.sum(1) - 1
+            # Counted from the end, because prompt tuning puts virtual tokens in front.
+            rows, last = torch.arange(len(tokens), device=device), mask.sum(1) - 1 - tokens.shape[1]
             # Only the logits where some prompt ends, because a vocabulary is wide; through the whole model, because
             # what shards weights (FSDP, DeepSpeed) gathers them there.
             kept, place = torch.unique(last, return_inverse=True)
             seen = model(
                 input_ids=tokens, attention_mask=mask, output_hidden_states=True, use_cache=False, logits_to_keep=kept
             )
-            layers = [seen.hidden_states[-1][rows, last], seen.hidden_states[-2][rows, last]]
+            states = getattr(seen, "hidden_states", None)
+            if not states or len(states) < 2 or states[-1].shape[1] < tokens.shape[1]:
+                raise ValueError("the model returns no hidden states of its last two layers")
+            if seen.logits.shape[1] == states[-1].shape[1]:
+                place = last  # some forward passes keep all positions
+            elif seen.logits.shape[1] != len(kept):
+                raise ValueError("the model returns logits of other positions than were asked for")
+            layers = [states[-1][rows, last], states[-2][rows, last]]
             found.append(policy_features(layers, seen.logits[rows, place]))
     return torch.cat(found)
 

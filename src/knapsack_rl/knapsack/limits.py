@@ -8,6 +8,9 @@ import numpy as np
 
 from knapsack_rl.notation import BoolArray, FloatArray, IntArray
 
+# Largest budget, and largest limit of a prompt: sums of them stay in 64 bits.
+MOST = 2**53
+
 
 @dataclass(frozen=True, eq=False)
 class Solution:
@@ -28,7 +31,13 @@ class Solution:
 
 
 def same_limits(prompts: int, low: int, high: int) -> tuple[IntArray, IntArray]:
-    """Return the same limits for every prompt, ``low_P, high_P``, each ``[prompts]``."""
+    """Return the same limits for every prompt, ``low_P, high_P``, each ``[prompts]``.
+
+    Raises:
+        ValueError: a limit above `MOST`.
+    """
+    if max(low, high) > MOST:
+        raise ValueError(f"a limit of {max(low, high)} rollouts of a prompt is above {MOST}: lower it")
     return np.full(prompts, low, dtype=np.int64), np.full(prompts, high, dtype=np.int64)
 
 
@@ -98,9 +107,10 @@ def checked_budget(budget: float, low_P: IntArray, high_P: IntArray) -> int:
     Raises:
         ValueError: not a whole number, below the sum of the lower limits, or above the sum of the upper ones.
     """
-    if not np.isfinite(budget) or budget != int(budget):
-        raise ValueError(f"a budget of {budget} rollouts is not a whole number")
-    least, most = int(low_P.sum()), int(high_P.sum())
+    if not (-MOST <= budget <= MOST) or budget != int(budget):
+        raise ValueError(f"a budget of {budget} rollouts is not a whole number up to {MOST}")
+    # In floats, which do not wrap around; exact up to `MOST`.
+    least, most = int(low_P.sum(dtype=np.float64)), int(high_P.sum(dtype=np.float64))
     if budget < least:
         raise ValueError(
             f"a budget of {budget} rollouts is below the {least} that the lower limits of {low_P.size} prompts ask for:"

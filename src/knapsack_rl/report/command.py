@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from knapsack_rl.console.text import printable
 from knapsack_rl.files import find_files
 from knapsack_rl.trace import TRACE_NAME
 
@@ -25,5 +26,9 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from knapsack_rl.report import write_report
 
-    print(write_report(find_files(arguments.traces, TRACE_NAME), arguments.output))
+    traces = find_files(arguments.traces, TRACE_NAME)
+    for path in traces:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError(f"{path} is no regular file: name a trace, or a folder with traces below")
+    print(printable(str(write_report(traces, arguments.output))))
     return 0

@@ -113,9 +113,9 @@ class Run:
         """The state of the run, in words."""
         if not self.trace.run:
             return "empty trace"
-        if self.trace.ended is not None:
-            return self.trace.ended
-        return "running, or killed" if self.steps else "no step yet"
+        state = self.trace.ended or ("running, or killed" if self.steps else "no step yet")
+        lost = sum(each.records for each in self.trace.lost)
+        return f"{state}; {lost} records could not be written" if lost else state
 
 
 def make_runs(traces: Sequence[Trace]) -> list[Run]:

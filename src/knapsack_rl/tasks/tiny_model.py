@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 Tokens: TypeAlias = Sequence[int]
 
 IGNORED = -100
+# Most tokens of a prompt and its answer. Rotary positions have no weights, so this changes none.
+LONGEST = 128
 
 
 def make_tokenizer(characters: str = embedded.CHARACTERS) -> PreTrainedTokenizerFast:
@@ -46,7 +48,7 @@ def make_tokenizer(characters: str = embedded.CHARACTERS) -> PreTrainedTokenizer
         bos_token=bos,
         unk_token=unknown,
         padding_side="left",
-        model_max_length=64,
+        model_max_length=LONGEST,
     )
 
 
@@ -61,7 +63,7 @@ def make_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCa
             num_hidden_layers=recipe.layers,
             num_attention_heads=recipe.heads,
             num_key_value_heads=recipe.heads,
-            max_position_embeddings=64,
+            max_position_embeddings=LONGEST,
             tie_word_embeddings=True,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,

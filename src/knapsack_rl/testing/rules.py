@@ -29,6 +29,6 @@ def check_rule(rule: AllocationRule, low: int = 2, high: int = 128) -> None:
     rule(forecast, MEAN * len(ids), low, high)
     for field in fields(forecast):
         now, before = getattr(forecast, field.name), getattr(untouched, field.name)
-        same = np.array_equal(now, before, equal_nan=True)
+        same = now is before or np.array_equal(now, before, equal_nan=True)
         demand(same, f"the rule wrote into the forecast's {field.name}, which has other readers: make a copy")
     check_allocator(make, low, high)

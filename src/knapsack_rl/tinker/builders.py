@@ -1,27 +1,19 @@
-"""Group builders: how many environments one makes, how to change that, which prompt it is for, and its observation."""
+"""Group builders: how many environments one makes, how to change that, and how the outcomes of its group are logged."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import chz
-from tinker_cookbook.rl.problem_env import ProblemGroupBuilder
 from tinker_cookbook.rl.rollout_limits import TerminationRewardPolicy
 from tinker_cookbook.rl.types import Env, EnvGroupBuilder, Trajectory
 
-from knapsack_rl.beliefs.ids import content_id
 from knapsack_rl.tinker.outcome_log import Group, OutcomeLog, OutcomeTracker
-
-# Every single-agent builder of the cookbook has one of these fields, and its make_envs obeys it.
-SIZE_FIELDS = ("num_envs", "group_size")
-
-PromptId = Callable[[EnvGroupBuilder], str]
-PromptText = Callable[[EnvGroupBuilder], str]
+from knapsack_rl.tinker.tasks import SIZE_FIELDS
 
 
 def group_size(builder: EnvGroupBuilder) -> int:
@@ -34,7 +26,7 @@ def group_size(builder: EnvGroupBuilder) -> int:
 
 
 def resized(builder: EnvGroupBuilder, count: int) -> EnvGroupBuilder:
-    """A copy of the builder that makes ``count`` environments.
+    """A copy of the builder that makes ``count`` environments, and has all its state otherwise.
 
     The field is changed; make_envs is not called several times: a builder may hold what its latest call made (with the
     cookbook's sandboxes, a second call would leave those of the first running), and environments of one call may share
@@ -46,36 +38,9 @@ def resized(builder: EnvGroupBuilder, count: int) -> EnvGroupBuilder:
     name = _size_field(builder)
     if chz.is_chz(builder):
         return chz.replace(builder, **{name: count})
-    if dataclasses.is_dataclass(builder) and not isinstance(builder, type):
-        return dataclasses.replace(builder, **{name: count})
-    other = copy.copy(builder)
-    setattr(other, name, count)
+    other = copy.copy(builder)  # dataclasses.replace would draw anew what is drawn when a builder is made
+    object.__setattr__(other, name, count)  # frozen ones too
     return other
-
-
-def prompt_of(
-    builder: EnvGroupBuilder, prompt_id: PromptId | None, prompt_text: PromptText | None = None
-) -> tuple[str, str | None]:
-    """The stable id of the builder's prompt, and its text where there is one.
-
-    The id is what ``prompt_id`` returns, else the builder's own ``prompt_id``, else a hash of the question of a
-    `ProblemEnv`. The text is what ``prompt_text`` returns, else that question.
-
-    Raises:
-        ValueError: a builder whose prompt has no id.
-    """
-    question = builder.env_thunk().get_question() if isinstance(builder, ProblemGroupBuilder) else None
-    text = question if prompt_text is None else str(prompt_text(builder))
-    if prompt_id is not None:
-        return str(prompt_id(builder)), text
-    if getattr(builder, "prompt_id", None) is not None:
-        return str(builder.prompt_id), text
-    if question is None:
-        raise ValueError(
-            f"{type(builder).__name__} does not say which prompt it is for: give it a prompt_id, or pass "
-            "prompt_id=function of a builder"
-        )
-    return content_id([builder.dataset_name, question]), text
 
 
 def _size_field(builder: EnvGroupBuilder) -> str:
@@ -133,13 +98,16 @@ class AllocatedGroupBuilder(EnvGroupBuilder):  # type: ignore[misc]  # Any to th
     ) -> list[tuple[float, dict[str, float | int]]]:
         """The wrapped builder's rewards, logged; the group that completes a batch carries the batch's metrics.
 
+        Rewards of every kind of number (numpy's, torch's, bool, Decimal) become floats, those of the steps as well.
+
         Raises:
-            ValueError: a reward that is infinite.
+            ValueError: a reward that is infinite or no number, or not one pair for each trajectory.
         """
-        answers = list(await self.inner.compute_group_rewards(trajectory_group, env_group))
+        answers = self._pairs(await self.inner.compute_group_rewards(trajectory_group, env_group), trajectory_group)
+        for one in trajectory_group:
+            for step in one.transitions:
+                step.reward = self._number(step.reward, "step")
         rewards = [self._total(one, answer[0]) for one, answer in zip(trajectory_group, answers, strict=True)]
-        if any(map(math.isinf, rewards)):
-            raise ValueError(f"prompt {self.group.prompt_id!r} got the rewards {rewards}: they must be finite")
         tokens = [sum(len(step.ac.tokens) for step in one.transitions) for one in trajectory_group]
         metrics = self._write(self.group._replace(rewards=rewards, tokens=tokens))
         if answers:
@@ -157,6 +125,34 @@ class AllocatedGroupBuilder(EnvGroupBuilder):  # type: ignore[misc]  # Any to th
     def logging_tags(self) -> list[str]:
         """The wrapped builder's."""
         return list(self.inner.logging_tags())
+
+    def _pairs(self, given: Any, trajectories: Sequence[Trajectory]) -> list[tuple[float, dict[str, float | int]]]:
+        try:
+            pairs = [(self._number(reward, "compute_group_rewards"), metrics) for reward, metrics in given]
+        except TypeError as error:
+            raise ValueError(
+                f"compute_group_rewards of {type(self.inner).__name__} returned {given!r}: it must return a reward and "
+                "metrics for each trajectory"
+            ) from error
+        if len(pairs) != len(trajectories):
+            raise ValueError(
+                f"compute_group_rewards of {type(self.inner).__name__} returned {len(pairs)} rewards for "
+                f"{len(trajectories)} trajectories"
+            )
+        return pairs
+
+    def _number(self, reward: Any, source: str) -> float:
+        try:
+            plain = reward.item() if hasattr(reward, "item") else reward  # of numpy and torch
+            number = math.inf if isinstance(plain, str | bytes) else float(plain)
+        except (TypeError, ValueError, RuntimeError):
+            number = math.inf
+        if math.isinf(number):
+            raise ValueError(
+                f"prompt {self.group.prompt_id!r} of {type(self.inner).__name__} got the reward {reward!r} from "
+                f"{source}: rewards are finite numbers"
+            )
+        return number
 
     def _write(self, group: Group) -> dict[str, float]:
         self._logged = True

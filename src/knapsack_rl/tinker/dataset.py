@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import chz
+import numpy as np
 from tinker_cookbook.rl import train
 from tinker_cookbook.rl.rollout_limits import TerminationRewardPolicy
 from tinker_cookbook.rl.types import EnvGroupBuilder, RLDataset, RLDatasetBuilder
@@ -20,9 +21,13 @@ from tinker_cookbook.rl.types import EnvGroupBuilder, RLDataset, RLDatasetBuilde
 from knapsack_rl.allocator import Allocator
 from knapsack_rl.config import AllocationConfig, RuleName, from_dialect
 from knapsack_rl.features.text import TextFeatures
+from knapsack_rl.rules import AllocationProblem, AllocationRule
 from knapsack_rl.session import Session
-from knapsack_rl.tinker.builders import AllocatedGroupBuilder, PromptId, PromptText, group_size, prompt_of, resized
+from knapsack_rl.tinker.builders import AllocatedGroupBuilder, group_size, resized
 from knapsack_rl.tinker.outcome_log import Group, OutcomeTracker
+from knapsack_rl.tinker.tasks import PromptId, TaskIds, question_of
+
+PromptText: TypeAlias = Callable[[EnvGroupBuilder], str]
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +55,7 @@ class AllocatedDatasetBuilder(RLDatasetBuilder):  # type: ignore[misc]  # Any, i
             in `AllocationConfig`, and at most the batches that there are; 1 with ``make_allocator``.
         min_rollouts, max_rollouts: ``min_count`` and ``max_count`` of `AllocationConfig`.
         epochs: passes over ``inner``, without a pool.
-        prompt_id: returns the id of a builder's prompt, where the builder has none.
+        prompt_id: returns the id of a builder's task, where the builder has none: builders with one id share a belief.
         prompt_text: returns the text of a builder's prompt, where its environments are no `ProblemEnv`.
         make_allocator: makes an allocator to use in place of the one that the fields describe.
         termination, max_steps: as in the cookbook's config.
@@ -62,8 +67,8 @@ class AllocatedDatasetBuilder(RLDatasetBuilder):  # type: ignore[misc]  # Any, i
     features: Literal["text"] | None = None
     pool: int | None = AllocationConfig.pool
     min_rollouts: int | None = AllocationConfig.min_count
-    max_rollouts: int = AllocationConfig.max_count
-    success_threshold: float = AllocationConfig.success_threshold
+    max_rollouts: int | None = AllocationConfig.max_count
+    success_threshold: float | None = AllocationConfig.success_threshold
     half_life: float | None = AllocationConfig.half_life
     epochs: int = 1
     prompt_id: PromptId | None = None
@@ -93,6 +98,8 @@ class AllocatedDatasetBuilder(RLDatasetBuilder):  # type: ignore[misc]  # Any, i
         if self.features is not None and self.rule != "calibrated":
             raise ValueError(f"features={self.features!r} has no effect under rule={self.rule!r}: use 'calibrated'")
         sizes = [group_size(builder) for builder in inner.get_batch(0)]
+        if self.rule == "uniform" and 1 in sizes:
+            raise ValueError("a group of one has no gradient, and the data set has some: give every builder at least 2")
         given = {"weighting": "rollout", "num_envs": round(sum(sizes) / len(sizes))}
         for name in ("rule", "pool", "min_rollouts", "max_rollouts", "success_threshold", "half_life"):
             given[name] = getattr(self, name)
@@ -162,6 +169,8 @@ class AllocatedDataset(RLDataset):  # type: ignore[misc]  # Any, in an environme
         features = TextFeatures() if options.features == "text" else None
         steps = min(len(self), options.max_steps or len(self))
         self.tracker = OutcomeTracker(self.session, Path(options.log_path) / LOG_FILE, steps, features)
+        few = [*inner.get_batch(0), *(inner.get_batch(1) if len(inner) > 1 else ())]
+        self.task_id = TaskIds(options.prompt_id, few)
         settings = {ALIASES.get(name, name): value for name, value in vars(config).items()}
         settings |= {name: getattr(options, name) for name in ("features", "epochs", "max_steps")}
         settings["half_life"] = config.half_life_in_steps(steps_per_pass)
@@ -183,13 +192,12 @@ class AllocatedDataset(RLDataset):  # type: ignore[misc]  # Any, in an environme
         else:
             self._start_at(index)
         with self.session.working():
-            builders = [
-                builder
-                for i in range(self.pool)
-                for builder in self.inner.get_batch((self.pool * index + i) % len(self.inner))
-            ]
-            prompt_ids, texts = self._prompts(builders)
-            plan = self.tracker.plan(prompt_ids, round(sum(map(group_size, builders)) / self.pool), texts)
+            places, builders = self._offered(index)
+            prompt_ids, texts = self._prompts(places, builders)
+            sizes = list(map(group_size, builders))
+            if self.session.config.rule == "uniform" and self.options.make_allocator is None:
+                self.session.allocator.rule = _sizes_as_they_are(sizes)  # type: ignore[attr-defined]  # our own
+            plan = self.tracker.plan(prompt_ids, round(sum(sizes) / self.pool), texts)
             self._next = index + 1
             same = self.options.termination, self.tracker.log, self.tracker
             return [
@@ -198,18 +206,31 @@ class AllocatedDataset(RLDataset):  # type: ignore[misc]  # Any, in an environme
                 if count
             ]
 
-    def _prompts(self, builders: Sequence[EnvGroupBuilder]) -> tuple[list[str], dict[str, str]]:
-        """The id of each builder's prompt, and the texts of prompts by id.
+    def _offered(self, index: int) -> tuple[list[tuple[int, int]], list[EnvGroupBuilder]]:
+        """The builders that a step is offered, and the batch and position of each in the data set."""
+        places, builders = [], []
+        for i in range(self.pool * index, self.pool * (index + 1)):
+            batch = i % len(self.inner)
+            for position, builder in enumerate(self.inner.get_batch(batch)):
+                places.append((batch, position))
+                builders.append(builder)
+        return places, builders
+
+    def _prompts(
+        self, places: Sequence[tuple[int, int]], builders: Sequence[EnvGroupBuilder]
+    ) -> tuple[list[str], dict[str, str]]:
+        """The id of each builder's task, and the texts of prompts by id.
 
         Raises:
-            ValueError: a prompt without an id, or without a text where features are computed from it.
+            ValueError: a task without an id, or without a text where features are computed from it.
         """
         prompt_ids, texts = [], {}
-        for builder in builders:
-            prompt_id, text = prompt_of(builder, self.options.prompt_id, self.options.prompt_text)
-            prompt_ids.append(prompt_id)
+        for place, builder in zip(places, builders, strict=True):
+            prompt_text = self.options.prompt_text
+            text = question_of(builder) if prompt_text is None else str(prompt_text(builder))
+            prompt_ids.append(self.task_id(builder, place, self.session.id_version))
             if text is not None:
-                texts[prompt_id] = text
+                texts[prompt_ids[-1]] = text
             elif self.options.features is not None:
                 raise ValueError(
                     f"{type(builder).__name__} does not say what its prompt is: pass prompt_text=function of a "
@@ -226,3 +247,10 @@ class AllocatedDataset(RLDataset):  # type: ignore[misc]  # Any, in an environme
         if not self.tracker.start_at(index) and index > 0:
             logger.warning("%s holds no beliefs of knapsack-rl: every prompt counts as unseen", log_path)
         session.open_trace(log_path / TRACE_FILE, self.run)
+
+
+def _sizes_as_they_are(sizes: Sequence[int]) -> AllocationRule:
+    """A rule that gives each group of a batch the size that its builder has without us."""
+    counts_P = np.array(sizes, dtype=np.int64)
+    problem = AllocationProblem(np.zeros((counts_P.size, int(counts_P.max()))), counts_P, counts_P)
+    return lambda forecast, budget, low, high: problem

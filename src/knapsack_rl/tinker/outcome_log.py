@@ -10,6 +10,7 @@ its state is then, to the bit, that of a run that was never stopped.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -21,8 +22,9 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from knapsack_rl.features.text import TextFeatures
-from knapsack_rl.files import check_kind
+from knapsack_rl.files import check_kind, complete_lines, parse_json
 from knapsack_rl.notation import PromptFeatures
+from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
 from knapsack_rl.session import Session
 
@@ -46,12 +48,21 @@ class Group(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """A step's plan, without features, which are computed from the texts; its rule; and its prompts by id."""
+    """A step's plan.
+
+    Attributes:
+        step: generation step.
+        plan: without features, which are computed from the texts.
+        rule: of the run.
+        texts: prompts by id.
+        id_version: rule of the ids, as in `Session.id_version`; logs written before it was logged have 1.
+    """
 
     step: int
     plan: Plan
     rule: str
     texts: Mapping[str, str]
+    id_version: int = 1
 
 
 Entry: TypeAlias = Group | Planned
@@ -91,31 +102,43 @@ class OutcomeLog:
         """All lines after the first ``offset`` bytes, resumes as the step, each with the offset at which it ends."""
         if not self.path.exists():
             return
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return  # another process is writing it, or was killed
-                offset += len(line)
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue  # empty, or cut off by a kill
-                if isinstance(entry, dict):
-                    lists = entry["plan"]
-                    arrays = {name: np.array(value) for name, value in lists.items() if name.endswith("_P")}
-                    entry["plan"] = Plan.from_state(lists | arrays)
-                    yield offset, Planned(**entry)
-                else:
-                    yield offset, entry if isinstance(entry, int) else Group(*entry)
+        for end, line in complete_lines(self.path, offset):
+            try:
+                entry = parse_json(line)
+            except ValueError:
+                continue  # empty, or cut off by a kill
+            try:
+                yield end, _entry(entry)
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+                raise ValueError(f"{self.path}: byte {end - len(line)}: not an entry of this log ({error})") from error
 
     def _append(self, text: str) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(file, text.encode("ascii"))  # one call: atomic in a file opened to append
+            size = os.fstat(file).st_size
+            if size and os.pread(file, 1, size - 1) != b"\n":
+                text = f"\n{text}"  # after half a line, of a process that was killed or of a full disk
+            line = text.encode("ascii")
+            if os.write(file, line) != len(line):  # one call: atomic in a file opened to append
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         finally:
             os.close(file)
+
+
+def _entry(entry: Any) -> Entry | int:
+    """An entry from its form in JSON."""
+    if isinstance(entry, int) and not isinstance(entry, bool) and entry >= 0:
+        return entry
+    if isinstance(entry, list):
+        step, place, prompt_id, rewards, tokens = entry
+        Outcomes.from_rollouts(step, [prompt_id] * len(rewards), rewards, tokens)  # checks them
+        if not isinstance(place, int) or not isinstance(prompt_id, str):
+            raise TypeError(f"a group at {place!r} of prompt {prompt_id!r}")
+        return Group(step, place, prompt_id, rewards, tokens)
+    lists = entry["plan"]
+    arrays = {name: np.array(value) for name, value in lists.items() if name.endswith("_P")}
+    return Planned(**entry | {"plan": Plan.from_state(lists | arrays)})
 
 
 class OutcomeTracker:
@@ -150,7 +173,7 @@ class OutcomeTracker:
         """
         features = self._features(prompt_ids, texts)
         plan = self.session.plan(prompt_ids, budget, features=features, texts=texts)
-        self.log.write(Planned(plan.step, plan, self.session.config.rule, texts))
+        self.log.write(Planned(plan.step, plan, self.session.config.rule, texts, self.session.id_version))
         return plan
 
     def collect(self) -> dict[str, float]:
@@ -186,6 +209,7 @@ class OutcomeTracker:
                     self._learn(entry)
                 else:
                     check_kind(entry._asdict(), rule=self.session.config.rule)
+                    self.session.id_version = entry.id_version
                     features = self._features(entry.plan.prompt_ids, entry.texts)
                     self.session.reopen(replace(entry.plan, features=features), entry.texts)
             for plan in self.session.open_plans:  # groups that were under way when the run stopped are not run again

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from knapsack_rl.console.rows import shown
 from knapsack_rl.tasks import TaskError
 from knapsack_rl.trace import TRACE_NAME, read_trace
 from knapsack_rl.train.job import (
@@ -61,7 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prompt-column", metavar="NAME", help="column of the prompts (default: prompt)")
     add("--answer-column", metavar="NAME", help="column of the answers (default: answer)")
     add("--system-prompt", metavar="TEXT", help="first message of every conversation")
-    add("--reward", metavar="NAME", help="exact, math, or FILE.py:FUNCTION (default: that of the data set)")
+    add(
+        "--reward",
+        metavar="NAME",
+        help="exact, math, or FILE.py:FUNCTION, a file of yours that is run (default: that of the data set)",
+    )
     add = parser.add_argument_group("training").add_argument
     add(
         "--rules",
@@ -100,15 +105,17 @@ def run(namespace: argparse.Namespace, extra_argv: Sequence[str]) -> int:
     config = read_yaml(given["config"]) if "config" in given else {}
     options, rest = _own_options(given, config)
     trainer = trainer_fields(extra_argv, rest)
+    if not isinstance(config.get("output", ""), str):
+        raise TaskError(f"output is {shown(config['output'])}: it must be the name of a folder")
     output = given.get("output") or (Path(config["output"]) if "output" in config else None)
     resume = given.get("resume", False)
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
     if resume:
         output = resumable_output(output)
         job = Job.load(output)
         check_same(job, options, trainer, output)
     else:
-        job = new_job(options, trainer)
+        job = _for_this_machine(new_job(options, trainer))
         if trainer:
             check(job)
         if alone:
@@ -132,7 +139,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
         raise TaskError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except RecursionError:
+        raise TaskError(f"{path} is not YAML: nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no text, or a date that does not exist
         raise TaskError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if content is None:
         return {}
@@ -188,9 +197,20 @@ def check(job: Job) -> None:
     for rule in job.rules:
         try:
             KnapsackGRPOConfig(**{**job.trainer_fields(), "output_dir": "unused", "rule": rule})
-        except (ValueError, TypeError) as error:
-            reason = " ".join(str(error).split())
+        except Exception as error:  # TRL and what is below it raise many kinds for a wrong value (0 divides, too)
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise TaskError(f"the training arguments do not fit the rule {rule}: {reason}") from error
+
+
+def _for_this_machine(job: Job) -> Job:
+    """The job, on the CPU in 32 bits where there is no accelerator and the user did not choose."""
+    if job.tiny:
+        return job  # always on the CPU, and torch need not be imported to know it
+    import torch
+
+    if torch.accelerator.is_available():
+        return job
+    return dataclasses.replace(job, trainer={"use_cpu": True, "bf16": False, **job.trainer})
 
 
 def _run_job(job: Job, output: Path, *, resume: bool) -> int:
@@ -240,12 +260,31 @@ def _own_options(given: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[d
     options = {name: value for name, value in {**config, **given}.items() if name in names}
     if isinstance(options.get("rules"), str | list):
         options["rules"] = _names(options["rules"])
+    for name, value in options.items():
+        _check_option(name, value)
     others = names | {"output", "resume", "config"}
     return options, {name: value for name, value in config.items() if name not in others}
 
 
-def _names(text: str | Sequence[str]) -> tuple[str, ...]:
-    parts = text.split(",") if isinstance(text, str) else text
+def _check_option(name: str, value: object) -> None:
+    """Refuse a value of the wrong kind, which a file can hold, and numbers that no run can have.
+
+    Raises:
+        TaskError: names the option and the value.
+    """
+    if name in ("steps", "seed"):
+        least, most = (1, 2**31 - 1) if name == "steps" else (0, 2**32 - 1)
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise TaskError(f"{name} is {shown(value)}: it must be a whole number from {least} to {most:,}")
+    elif name == "rules":
+        if not isinstance(value, tuple):
+            raise TaskError(f"rules is {shown(value)}: give names, separated by commas")
+    elif not isinstance(value, str) or not value:
+        raise TaskError(f"{name} is {shown(value)}: it must be text")
+
+
+def _names(text: str | Sequence[object]) -> tuple[str, ...]:
+    parts = text.split(",") if isinstance(text, str) else map(str, text)
     return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
 
 

@@ -19,7 +19,7 @@ class _Trainer(Protocol):
     def trace(self) -> TraceWriter | None: ...
     @property
     def between_batches(self) -> bool: ...
-    def open_trace(self) -> None: ...
+    def begin_training(self) -> None: ...
     def set_epoch(self, epoch: int) -> None: ...
 
 
@@ -32,8 +32,9 @@ class KnapsackCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         self._save_due = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Open the trace, after a checkpoint was loaded if the run resumes."""
-        self.trainer.open_trace()
+        """Begin a run or, after a checkpoint was loaded, continue it."""
+        self._save_due = False
+        self.trainer.begin_training()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Set the epoch of the sampler.

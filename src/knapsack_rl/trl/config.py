@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, get_type_hints
 
 from knapsack_rl.config import AllocationConfig, RuleName, Weighting, from_dialect
 from trl import GRPOConfig
@@ -59,9 +60,16 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
             "requires. Default: 0 with a pool, else 2."
         },
     )
-    max_generations: int = field(default=128, metadata={"help": "Most rollouts of a prompt."})
-    success_threshold: float = field(
-        default=1.0, metadata={"help": "Least (weighted) reward that counts as a success for the beliefs."}
+    max_generations: int | None = field(
+        default=None,
+        metadata={"help": "Most rollouts of a prompt. Default: 128, or 4 times num_generations where that is more."},
+    )
+    success_threshold: float | None = field(
+        default=None,
+        metadata={
+            "help": "Least (weighted) reward that counts as a success for the beliefs. Default: 1, or the highest "
+            "reward where the rewards show that it is another one."
+        },
     )
     group_weighting: Weighting | None = field(
         default=None,
@@ -78,6 +86,11 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
     trace_file: str | None = field(
         default="trace.jsonl", metadata={"help": "Trace file of the run, relative to output_dir; 'none' for no trace."}
     )
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Give a class that inherits from other configs as well the defaults of all of them, in any order of bases."""
+        super().__init_subclass__(**kwargs)
+        merge_fields(cls, KnapsackGRPOConfig)
 
     def __post_init__(self) -> None:
         """Check TRL's fields, then those of the allocation."""
@@ -134,3 +147,49 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
         ``save_steps`` below 1 is a share of the run, whose length is unknown here; the callback delays those saves.
         """
         return self.save_steps < 1 or (self.save_steps / self.generation_block_steps).is_integer()
+
+
+def merge_fields(cls: type, base: type) -> None:
+    """Make ``cls`` a dataclass whose fields are those of their most specific definition among its bases.
+
+    A dataclass lists inherited fields as its own. So of two bases that share a parent, the first one would bring back
+    defaults of the parent that the second one has changed.
+
+    Args:
+        cls: a class in the making, not yet a dataclass.
+        base: a class whose bases are one line; nothing is done if ``cls`` has no others.
+    """
+    others = [each for each in cls.__mro__[1:] if each not in base.__mro__ and dataclasses.is_dataclass(each)]
+    if not others:
+        return
+    merged: dict[str, dataclasses.Field[Any]] = {}  # as a dataclass would have it
+    wanted: dict[str, tuple[dataclasses.Field[Any], type]] = {}  # with the class that defines it
+    for each in reversed(cls.__mro__[1:]):
+        listed = each.__dict__.get("__dataclass_fields__", {})
+        merged |= listed
+        wanted |= {name: (listed[name], each) for name in inspect.get_annotations(each) if name in listed}
+    own = inspect.get_annotations(cls)
+    lost = {name: each for name, each in wanted.items() if name not in own and merged[name] is not each[0]}
+    types = {name: get_type_hints(owner, include_extras=True)[name] for name, (_, owner) in lost.items()}
+    cls.__annotations__ = types | own
+    for name, (given, _) in lost.items():
+        setattr(cls, name, _copy_of(given))
+    dataclass(cls)
+    for given in dataclasses.fields(cls):
+        # dataclass() removes these attributes; a decorator on the class, which is applied after this, needs them.
+        if given.name in cls.__annotations__ and given.default_factory is not dataclasses.MISSING:
+            setattr(cls, given.name, _copy_of(given))
+
+
+def _copy_of(given: dataclasses.Field[Any]) -> Any:
+    """A field like this one, for another class."""
+    return dataclasses.field(
+        default=given.default,
+        default_factory=given.default_factory,
+        init=given.init,
+        repr=given.repr,
+        hash=given.hash,
+        compare=given.compare,
+        metadata=given.metadata,
+        kw_only=given.kw_only,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,9 @@ from tensordict import NonTensorData
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 from knapsack_rl.metrics import best_and_worst
+from knapsack_rl.verl.rows import PROMPT_FIELD
 from knapsack_rl.verl.run import Rollout, SharedRun
 from knapsack_rl.verl.settings import ConfigError, select
-
-# Column with the prompt id: it stays with a prompt's rollouts, also in a checkpoint of unfinished rollouts.
-PROMPT_FIELD = "knapsack_prompt"
 
 _TRAIN = "train"
 
@@ -47,7 +46,12 @@ class _Learning(_Base):  # type: ignore[misc]  # verl ships no types
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> Any:
         """Sample as verl does, and add our metrics to those it returns."""
         self.optimizer_step, self.metrics = global_steps - 1, {}
+        if partition_id == _TRAIN and self.synchronous and self.run.leaves_out:
+            # All groups of the plan, in as many parts as verl asks for.
+            parts = self.run.trainer.parameter_sync_step - self.run.trainer.local_trigger_step
+            batch_size = math.ceil(len(self.run.planned) / parts)
         batch, metrics = super().sample(global_steps, partition_id, batch_size)
+        self.run.owed = 0  # groups that verl has dropped and not asked to replace
         if partition_id == _TRAIN:
             metrics.update({f"knapsack/{name}": value for name, value in self.metrics.items()})
             trainer = self.run.trainer
@@ -59,7 +63,7 @@ class _Learning(_Base):  # type: ignore[misc]  # verl ships no types
     # them whole would remove most from the prompts that were allocated most.
     def _sync_metadata_from_transfer_queue(self) -> None:
         super()._sync_metadata_from_transfer_queue()
-        if not self.failure_keys[_TRAIN]:
+        if not self.failure_keys[_TRAIN] or self.run.stock:
             return
         keys = _by_uid(self.partitions[_TRAIN])
         partial = {uid for uid in self.failure_keys[_TRAIN] if len(_last_outputs(keys[uid])) >= 2}
@@ -69,7 +73,21 @@ class _Learning(_Base):  # type: ignore[misc]  # verl ships no types
     # Whole plans are trained on together where possible: their rows sum to what verl's mini-batches divide.
     def _select_prompt_uids(self, partition_id: str, sampleable_keys: Collection[str], batch_size: int) -> Any:
         ordered = sorted(sampleable_keys, key=self.run.order)  # verl's own sort, by step, keeps the order of equals
-        return super()._select_prompt_uids(partition_id, ordered, batch_size)
+        if partition_id != _TRAIN or self.synchronous or not self.run.leaves_out:
+            return super()._select_prompt_uids(partition_id, ordered, batch_size)
+        uids, *snapshots = super()._select_prompt_uids(partition_id, ordered, len(ordered))
+        asked, taken = self._due(batch_size), 0
+        for number, uid in enumerate(uids):  # at least one group
+            taken += self.run.rollouts([uid])
+            if taken >= asked:
+                uids = uids[: number + 1]
+                break
+        self.run.ahead = max(taken - asked, 0)
+        return uids, *snapshots
+
+    def _due(self, batch_size: int) -> int:
+        """Planned rollouts that a batch of so many prompts stands for, less those that came with earlier batches."""
+        return batch_size * self.run.settings.allocation.average - self.run.ahead
 
     # Here groups leave to be trained on, in the order of the plan, so that a resumed run can be the same to the bit.
     # Groups of one row are left out: verl would use their raw reward as advantage.
@@ -79,7 +97,7 @@ class _Learning(_Base):  # type: ignore[misc]  # verl ships no types
             keys = _by_uid(partition_snapshot)
             self._check_weighting(uids, keys)
             self._learn(uids, partition_snapshot)
-            alone = {uid for uid in uids if len(_last_outputs(keys[uid])) == 1}
+            alone = {uid for uid in uids if len(_last_outputs(keys[uid])) == 1 and not self.run.stock}
             if alone:
                 tq.kv_clear(partition_id=partition_id, keys=[key for uid in alone for key in keys[uid]])
             partition_snapshot = {key: partition_snapshot[key] for uid in uids if uid not in alone for key in keys[uid]}
@@ -90,14 +108,16 @@ class _Learning(_Base):  # type: ignore[misc]  # verl ships no types
         if self.run.settings.allocation.weighting == "prompt":
             for uid in uids:
                 if len(_last_outputs(keys[uid])) < len(keys[uid]):
-                    raise ConfigError(
+                    self.run.weigh_by_rollout(
                         "group_weighting is prompt, which counts rows, and this agent loop returns several for one "
-                        f"rollout ({', '.join(keys[uid][:3])}, ...): set knapsack.group_weighting=rollout"
+                        f"rollout ({', '.join(keys[uid][:3])}, ...)"
                     )
+                    return
 
     # Here groups leave unused: stale, or replaced because all their rollouts failed.
     def _clear_groups(self, partition_id: str, uids: set[str]) -> None:
         if partition_id == _TRAIN and uids:
+            self.run.owed += self.run.rollouts(uids)  # others are generated in their place, of as many rollouts
             self._learn(uids, self.partitions[partition_id])
         super()._clear_groups(partition_id, uids)
 
@@ -112,7 +132,7 @@ class _Learning(_Base):  # type: ignore[misc]  # verl ships no types
                 Rollout(
                     uid=_uid(key),
                     prompt_id=prompt_id,
-                    step=int(tags[key]["global_steps"]) - 1,
+                    step=self.run.step(_uid(key), int(tags[key]["global_steps"])),
                     reward=float(scores.sum()),
                     tokens=int(tags[key]["response_len"]),
                 )
@@ -146,6 +166,25 @@ class KnapsackReplayBufferAsync(_Learning, ReplayBufferAsync):  # type: ignore[m
     """For ``trainer.v1.trainer_mode=colocate_async`` and ``separate_async``."""
 
     synchronous = False
+
+    # Where prompts are left out, a batch is full when it has the rollouts of as many prompts as verl asks for.
+    def _has_enough_samples(
+        self, global_steps: int, partition_id: str, batch_size: int, sampleable_keys: Collection[str]
+    ) -> bool:
+        if partition_id != _TRAIN or not self.run.leaves_out:
+            return bool(super()._has_enough_samples(global_steps, partition_id, batch_size, sampleable_keys))
+        if not super()._has_enough_samples(global_steps, partition_id, min(batch_size, 1), sampleable_keys):
+            return False
+        coming = self.pending_keys[_TRAIN] | self.running_keys[_TRAIN]
+        return not coming or self.run.rollouts(sampleable_keys) >= self._due(batch_size)
+
+    def get_sampleable_count(self, global_steps: int, partition_id: str) -> int:
+        """Prompts that verl can sample; where prompts are left out, as many as the planned rollouts stand for."""
+        count = int(super().get_sampleable_count(global_steps, partition_id))
+        if partition_id != _TRAIN or not self.run.leaves_out:
+            return count
+        keys = self._sampleable_terminal_keys(partition_id, self._terminal_eviction_reasons(global_steps, partition_id))
+        return int(self.run.rollouts(keys) // self.run.settings.allocation.average)
 
 
 def column(data: Any, name: str) -> list[Any]:

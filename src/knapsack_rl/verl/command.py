@@ -6,7 +6,7 @@ import argparse
 import shlex
 from typing import Any, get_args
 
-from knapsack_rl.config import RULES, Weighting
+from knapsack_rl.config import MOST, RULES, Weighting
 from knapsack_rl.verl.settings import DEFAULTS, Settings
 
 MODES = ("sync", "colocate_async", "separate_async")
@@ -57,7 +57,7 @@ def overrides(mode: str = "sync", **settings: Any) -> list[str]:
         ConfigError: a setting that makes no sense.
     """
     # The average is verl's rollout.n, which is not known here: max_n is an average that the limits always allow.
-    average = settings.get("max_n", DEFAULTS["max_n"])
+    average = settings.get("max_n") or MOST
     Settings.of({"knapsack": settings, "actor_rollout_ref": {"rollout": {"n": average}}})
     changed = {name: settings[name] for name in DEFAULTS if settings.get(name, DEFAULTS[name]) != DEFAULTS[name]}
     buffer = "KnapsackReplayBuffer" if mode == "sync" else "KnapsackReplayBufferAsync"
@@ -81,13 +81,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rule", choices=RULES, help="how counts are chosen")
     parser.add_argument("--features", choices=("text",), help="features of prompts for the rule 'calibrated'")
     parser.add_argument(
-        "--pool", type=int, help="batches of prompts offered to a step; with more than 1 the plan also chooses prompts"
+        "--pool",
+        type=int,
+        help="batches of prompts offered to a step; with more than 1 the plan also chooses prompts; by "
+        "default 4 for 'calibrated' and 'beta', or what the data can fill",
     )
     parser.add_argument(
         "--min-n", type=int, help="least rollouts of a prompt: 0, or at least 2; by default 2, with a pool 0"
     )
-    parser.add_argument("--max-n", type=int, help="most rollouts of a prompt; rollout.n is the average")
-    parser.add_argument("--success-threshold", type=float, help="least reward that counts as a success")
+    parser.add_argument(
+        "--max-n",
+        type=int,
+        help="most rollouts of a prompt (by default 128, or 4 times the average); rollout.n is the average",
+    )
+    parser.add_argument("--success-threshold", type=float, help="least reward that is a success (default: found)")
     parser.add_argument(
         "--group-weighting",
         choices=get_args(Weighting),
@@ -100,7 +107,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="training steps after which an observation counts half; by default 4 passes over the data",
     )
     parser.add_argument(
-        "--prompt-id", choices=("index", "content"), help="whether rows or texts of the data set identify a prompt"
+        "--prompt-id",
+        choices=("index", "content"),
+        help="what rows without a column prompt_id are told apart by: all columns, or all but the index",
     )
     parser.add_argument("--trace-file", help="record of the run, in trainer.default_local_dir; 'none' writes none")
     parser.set_defaults(**DEFAULTS)

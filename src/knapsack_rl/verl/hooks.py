@@ -6,18 +6,23 @@ the agent loop manager.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import transfer_queue as tq
 from hydra.experimental.callback import Callback
 from omegaconf import open_dict
 from tensordict import NonTensorStack
 from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ
+from verl.utils.tensordict_utils import assign_non_tensor_data, concat_tensordict, index_select_tensor_dict
 
-from knapsack_rl.verl.buffers import PROMPT_FIELD, KnapsackReplayBuffer, KnapsackReplayBufferAsync, column
-from knapsack_rl.verl.run import SharedRun, prompt_ids
+from knapsack_rl.verl.buffers import KnapsackReplayBuffer, KnapsackReplayBufferAsync, column
+from knapsack_rl.verl.rows import PROMPT_FIELD, first_offers, has_own_indices, task_ids
+from knapsack_rl.verl.run import PlannedGroup, SharedRun
 from knapsack_rl.verl.settings import ConfigError, check_config
 from knapsack_rl.verl.weighting import per_prompt
 
@@ -28,6 +33,9 @@ __all__ = [
     "KnapsackReplayBufferAsync",
     "SaveBeliefs",
 ]
+
+
+logger = logging.getLogger(__name__)
 
 
 class CheckConfig(Callback):  # type: ignore[misc]  # hydra is Any to the checker
@@ -47,9 +55,6 @@ class SaveBeliefs(CheckpointCallback):  # type: ignore[misc]  # verl ships no ty
     def __init__(self, config: Any = None) -> None:
         """Check verl's whole configuration, and load the state of the checkpoint that it resumes from.
 
-        With a pool, multiply the batch size and the number of epochs in the configuration by it: a step is then offered
-        that many prompts, and the number of steps stays.
-
         Raises:
             ConfigError: a configuration that cannot work.
             BeliefFileError: the saved state is damaged, or of another rule.
@@ -57,16 +62,8 @@ class SaveBeliefs(CheckpointCallback):  # type: ignore[misc]  # verl ships no ty
         super().__init__(config)
         settings = check_config(config)
         SharedRun.current = SharedRun(config, settings)
-        allocation = settings.allocation
-        print(
-            f"knapsack-rl: rule={allocation.rule}, pool={allocation.pool}, group_weighting={allocation.weighting} (in "
-            "verl, pool defaults to 1, and group_weighting to 'rollout' where the estimator or the loss cannot weight "
-            "by prompt)"
-        )
-        # The trainer reads this same object later: its data loader is made from it, and its estimator is chosen by it.
-        config.data.train_batch_size *= allocation.pool
-        config.trainer.total_epochs *= allocation.pool
-        if allocation.weighting == "prompt":
+        # The trainer chooses its estimator by this same object, later.
+        if settings.allocation.weighting == "prompt":
             with open_dict(config):
                 config.algorithm.adv_estimator = per_prompt(config.algorithm.adv_estimator)
 
@@ -76,7 +73,11 @@ class SaveBeliefs(CheckpointCallback):  # type: ignore[misc]  # verl ships no ty
 
 
 class KnapsackAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]  # verl ships no types
-    """Requests the planned number of rollouts of each prompt."""
+    """Chooses the prompts of a training batch, and requests the planned number of rollouts of each.
+
+    With a pool, verl's batch is one part of the candidates: the others are read from verl's data loader here. So verl's
+    own batch size, steps, epochs and schedules stay as they are set.
+    """
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         """Take verl's own arguments."""
@@ -84,17 +85,82 @@ class KnapsackAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]  # ver
             check_config(config)  # the legacy trainers make no other of our classes: the error names them
         super().__init__(config, *args, **kwargs)
         self.run = SharedRun.get()
-        self.run.begin()
+        self.run.begin((tq.kv_list() or {}).get("train", {}))
+        allocation, trainer = self.run.settings.allocation, self.run.trainer
+        self._own_indices = allocation.pool != 1 and has_own_indices(getattr(trainer, "train_dataset", None))
+        self._left_out: set[str] = set()
 
     def generate_sequences(self, prompts: Any) -> None:
         """Plan a batch of training prompts, of any size, and submit it; validation stays uniform."""
         if "validate" not in prompts or not prompts["validate"]:
-            uids, texts = column(prompts, "uid"), column(prompts, "raw_prompt")
-            ids = prompt_ids(
-                self.run.settings.prompt_id, column(prompts, "index"), column(prompts, "data_source"), texts
+            self._generate(prompts)
+        else:
+            super().generate_sequences(prompts)
+
+    def _generate(self, prompts: Any) -> None:
+        uids = column(prompts, "uid")
+        if all(uid in self.run.planned for uid in uids):  # verl restarts them after a resume
+            self._submit(prompts, [self.run.planned[uid] for uid in uids])
+            return
+        # In sync mode verl waits for as many groups as it has asked to replace.
+        replacing = self.run.owed > 0 and self.run.trainer.trainer_mode == "sync"
+        offered = prompts if replacing else self._offered(prompts)
+        groups = self._plan(offered, self.run.owed or len(uids) * self.run.settings.allocation.average)
+        self.run.owed = 0
+        if not replacing and self.run.leaves_out:
+            chosen = [i for i, group in enumerate(groups) if group.rollouts]
+            offered, groups = index_select_tensor_dict(offered, chosen), [groups[i] for i in chosen]
+            self._register(offered, uids)
+        self._submit(offered, groups)
+
+    def _offered(self, prompts: Any) -> Any:
+        """The candidates of a step: with a pool, verl's prompts and more from its data loader, each row once."""
+        pool = self.run.settings.allocation.pool
+        assert pool is not None
+        if pool == 1:
+            return prompts
+        step = int(prompts["global_steps"])
+        parts = [prompts, self.run.trainer._next_train_batch((pool - 1) * len(prompts))]
+        offered = concat_tensordict([part.exclude("global_steps") for part in parts])
+        if self._own_indices:  # a step may take in the end of a pass over the data and the beginning of the next
+            first = first_offers(column(offered, "data_source"), column(offered, "index"))
+            offered = index_select_tensor_dict(offered, first)
+        assign_non_tensor_data(offered, "global_steps", step)
+        return offered
+
+    def _plan(self, offered: Any, budget: int) -> list[PlannedGroup]:
+        known, run = len(self._left_out), self.run
+        with run.session.working():
+            columns = {name: column(offered, name) for name, _ in offered.items() if name != "global_steps"}
+            key = self.config.data.get("prompt_key", "prompt")
+            ids = task_ids(run.settings.prompt_id, run.session.id_version, columns, key, self._left_out)
+        if len(self._left_out) > known:
+            logger.warning(
+                "no id can be made of the columns %s: rows that differ in these alone share a belief; give every row a "
+                "column prompt_id to tell them apart",
+                ", ".join(sorted(self._left_out)),
             )
-            # Steps as verl counts them, so that refills do not age the beliefs.
-            plan = self.run.plan(uids, ids, int(prompts["global_steps"]) - 1, texts)
-            prompts["__rollout_n__"] = torch.from_numpy(plan.counts_P.copy())
-            prompts[PROMPT_FIELD] = NonTensorStack(*ids)
+        # Steps as verl counts them, so that replacements do not age the beliefs.
+        return run.plan(ids, budget, int(offered["global_steps"]) - 1, columns["raw_prompt"])
+
+    def _register(self, chosen: Any, uids: Sequence[str]) -> None:
+        """Put the chosen prompts into verl's queue in place of ``uids``, which verl has put there."""
+        names = column(chosen, "uid")
+        kept, known = set(names), set(uids)
+        left_out = [uid for uid in uids if uid not in kept]
+        added = [i for i, uid in enumerate(names) if uid not in known]
+        if left_out:
+            tq.kv_clear(keys=left_out, partition_id="train")
+        if added:
+            tag = {"is_prompt": True, "status": "pending", "global_steps": int(chosen["global_steps"])}
+            put = {"keys": [names[i] for i in added], "partition_id": "train", "tags": [dict(tag) for _ in added]}
+            if self.run.trainer.trainer_mode != "sync":  # for checkpoints of unfinished groups, as verl does
+                rows = index_select_tensor_dict(chosen, added)
+                put["fields"] = rows.exclude("global_steps")
+            tq.kv_batch_put(**put)
+
+    def _submit(self, prompts: Any, groups: Sequence[PlannedGroup]) -> None:
+        self.run.planned.update(zip(column(prompts, "uid"), groups, strict=True))
+        prompts["__rollout_n__"] = torch.tensor([group.rollouts for group in groups])
+        prompts[PROMPT_FIELD] = NonTensorStack(*(group.prompt_id for group in groups))
         super().generate_sequences(prompts)

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 
-from knapsack_rl.beliefs.ids import content_id
+from knapsack_rl.allocator import KnapsackAllocator
+from knapsack_rl.config import AllocationConfig
 from knapsack_rl.features.text import TextFeatures
-from knapsack_rl.files import read_state, write_state
-from knapsack_rl.plan import Plan
+from knapsack_rl.files import read_state
 from knapsack_rl.session import Session
-from knapsack_rl.verl.settings import ConfigError, Settings, select
+from knapsack_rl.verl.settings import ConfigError, Settings, select, weighting_problem
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,10 @@ _TRACED = (
 
 
 class PlannedGroup(NamedTuple):
-    """A group that has not left the replay buffer: number of its plan, place in it, and what was planned."""
+    """A group that has not left the replay buffer: number of its plan, place in it, and what was planned.
+
+    verl may restart it after a resume; it then has the same number of rollouts, of the same plan.
+    """
 
     plan: int
     place: int
@@ -58,7 +62,11 @@ class SharedRun:
     Attributes:
         current: the run of this process, once `SaveBeliefs` has been made.
         session: plans and learns.
+        estimator: of advantages, as the user has set it.
         trainer: verl's trainer, once the replay buffer has been made.
+        planned: groups in verl's queue, by uid.
+        owed: planned rollouts of groups that verl has dropped, for which it will ask to generate other groups.
+        ahead: rollouts that were trained on in earlier batches beyond what verl asked for.
     """
 
     current: SharedRun | None = None
@@ -69,21 +77,24 @@ class SharedRun:
         Raises:
             BeliefFileError: the saved state is damaged, or of another rule.
         """
-        self.config, self.settings = config, settings
+        self.config, self.settings, self.estimator = config, settings, config.algorithm.adv_estimator
         self.session = Session(settings.allocation)
         self.text_features = TextFeatures() if settings.features else None
         self.trainer: Any = None
         self.folder = Path(config.trainer.default_local_dir).absolute()
-        self._planned: dict[str, PlannedGroup] = {}
+        self.planned: dict[str, PlannedGroup] = {}
+        self.owed = self.ahead = 0
         checkpoint = self._checkpoint()
         if checkpoint is not None:
             step = int(checkpoint.name.rpartition("global_step_")[2])
-            if not self.session.load_from(checkpoint, step_without_state=step):
+            state = self.session.load_from(checkpoint, step_without_state=step)
+            if state is None:
                 logger.warning("%s holds no beliefs of knapsack-rl: every prompt counts as unseen", checkpoint)
-            elif (checkpoint / GROUPS_FILE).exists():
-                saved = read_state(checkpoint / GROUPS_FILE)["groups"]
-                self._planned = {uid: PlannedGroup(*group) for uid, group in saved.items()}
-        self._plans = max((group.plan + 1 for group in self._planned.values()), default=0)
+            elif state.get("adapter") or (checkpoint / GROUPS_FILE).exists():
+                saved = state.get("adapter") or read_state(checkpoint / GROUPS_FILE)  # a file of its own before 0.9
+                self.planned = {uid: PlannedGroup(*group) for uid, group in saved["groups"].items()}
+                self.ahead = int(saved.get("ahead", 0))
+        self._plans = max((group.plan + 1 for group in self.planned.values()), default=0)
 
     @classmethod
     def get(cls) -> SharedRun:
@@ -96,20 +107,34 @@ class SharedRun:
             raise ConfigError("there is no run: set trainer.checkpoint_callback_class=knapsack_rl.verl.SaveBeliefs")
         return cls.current
 
-    def begin(self) -> None:
-        """Set the half-life, which is counted in passes over the data, and open the trace: both need the data.
+    @property
+    def leaves_out(self) -> bool:
+        """Whether a plan may leave prompts out, so that its number of groups is not that of verl's batch."""
+        return self.settings.allocation.min_count == 0
+
+    @property
+    def stock(self) -> bool:
+        """Whether the run trains on exactly what verl would train on without us."""
+        return self.settings.allocation.rule == "uniform"
+
+    def begin(self, queued: Collection[str]) -> None:
+        """Fit the pool to the data, set the half-life, which is counted in passes over them, and open the trace.
+
+        Args:
+            queued: uids in verl's queue. Groups of a restored plan that are not there will not come: the checkpoint is
+                of another mode, or verl has lost them.
 
         Raises:
             ConfigError: a pool of more prompts than there are.
         """
-        allocation, batches = self.settings.allocation, self.trainer.steps_per_epoch
-        if allocation.pool != 1 and not batches:
-            raise ConfigError(
-                f"knapsack.pool={allocation.pool} asks for {self.config.data.train_batch_size} candidates a step, and "
-                "the training data have fewer: use a smaller pool, or a smaller data.train_batch_size"
-            )
-        half_life = allocation.half_life_in_steps(batches)
-        allocation.set_half_life(self.session.allocator, half_life)  # type: ignore[arg-type]  # made by the session
+        batches = self.trainer.steps_per_epoch
+        self.settings = self.settings.with_pool_of(batches)
+        allocation, allocator = self.settings.allocation, self.session.allocator
+        assert isinstance(allocator, KnapsackAllocator) and allocation.pool is not None
+        assert allocation.min_count is not None
+        self.session.config, allocator.min_count = allocation, allocation.min_count
+        half_life = allocation.half_life_in_steps(batches / allocation.pool)
+        allocation.set_half_life(allocator, half_life)
         if self.settings.trace_file is not None:
             traced = {name: select(self.config, name) for name in _TRACED}
             run = {
@@ -119,34 +144,46 @@ class SharedRun:
                 "settings": self.settings.by_name() | {"half_life": half_life} | traced,
             }
             self.session.open_trace(self.folder / self.settings.trace_file, run)
+        self.learn([uid for uid in self.planned if uid not in queued], [], self.session.step)
+        if not self.planned:
+            for plan in self.session.open_plans:
+                self.session.give_up(plan.step)
+        print(f"knapsack-rl: {self._described(batches)}")
 
-    def plan(self, uids: Sequence[str], prompt_ids: Sequence[str], step: int, texts: Sequence[Any]) -> Plan:
-        """Divide the rollouts of a batch, of any size: with a pool, a full batch shares those of ``1 / pool`` of it.
+    def plan(self, prompt_ids: Sequence[str], budget: int, step: int, texts: Sequence[Any]) -> list[PlannedGroup]:
+        """Divide rollouts among prompts; the group of each, those of 0 rollouts included.
 
         Args:
-            uids, prompt_ids, texts: verl's name, the stable id and the content of each prompt. A uid is planned again
-                where verl restarts, after a resume, a group that was being generated.
+            prompt_ids, texts: the stable id and the content of each prompt.
+            budget: rollouts to divide.
             step: generation step, from 0; several batches may be planned in one.
         """
-        allocation, full = self.settings.allocation, len(uids) == self.config.data.train_batch_size
-        assert allocation.pool is not None
         with self.session.working():
-            self.learn([uid for uid in uids if uid in self._planned], [], step)
             plan = self.session.plan(
                 prompt_ids,
-                len(uids) * allocation.average // (allocation.pool if full else 1),
+                budget,
                 features=None if self.text_features is None else self.text_features(texts),
                 step=step,
                 texts=dict(zip(prompt_ids, texts, strict=True)),
             )
-        for i, uid in enumerate(uids):
-            self._planned[uid] = PlannedGroup(self._plans, i, prompt_ids[i], step, int(plan.counts_P[i]))
         self._plans += 1
-        return plan
+        return [
+            PlannedGroup(self._plans - 1, i, prompt_id, step, count)
+            for i, (prompt_id, count) in enumerate(zip(prompt_ids, plan.counts_P.tolist(), strict=True))
+        ]
+
+    def rollouts(self, uids: Iterable[str]) -> int:
+        """Planned rollouts of these groups; the average for one that was planned by a run without us."""
+        average = self.settings.allocation.average
+        return sum(self.planned[uid].rollouts if uid in self.planned else average for uid in uids)
+
+    def step(self, uid: str, global_steps: int) -> int:
+        """The step, from 0, that a group was planned in; verl's own number where no plan is known."""
+        return self.planned[uid].step if uid in self.planned else global_steps - 1
 
     def order(self, uid: str) -> tuple[int, int]:
         """Sort key of a group: number of its plan, place in the plan; groups without a plan come first."""
-        group = self._planned.get(uid)
+        group = self.planned.get(uid)
         return (-1, 0) if group is None else (group.plan, group.place)
 
     def learn(
@@ -169,7 +206,7 @@ class SharedRun:
             to outcome; empty if none is.
         """
         came = Counter(rollout.uid for rollout in rollouts)
-        left = {uid: self._planned.pop(uid) for uid in uids if uid in self._planned}
+        left = {uid: self.planned.pop(uid) for uid in uids if uid in self.planned}
         lost = [(group.step, group.prompt_id) for uid, group in left.items() for _ in range(came[uid], group.rollouts)]
         complete: list[dict[str, float]] = []
         with self.session.working():
@@ -189,6 +226,20 @@ class SharedRun:
                 complete += [metrics | lag for metrics in (learned, given_up) if metrics]
         return max(complete, key=lambda metrics: metrics["candidates"], default={})
 
+    def weigh_by_rollout(self, reason: str) -> None:
+        """Go on with verl's own estimator, unless the user has set the other weighting.
+
+        Raises:
+            ConfigError: it was set.
+        """
+        if "group_weighting" in self.settings.given:
+            raise ConfigError(f"{reason}: set knapsack.group_weighting=rollout")
+        logger.warning("%s: from here on rollouts weigh the same, as with knapsack.group_weighting=rollout", reason)
+        allocation = replace(self.settings.allocation, weighting="rollout")
+        self.settings = replace(self.settings, allocation=allocation)
+        # Before the first advantages: verl's trainer reads its estimator in each step, after it has sampled.
+        self.config.algorithm.adv_estimator = self.estimator
+
     def step_learned(self, step: int) -> None:
         """Called when all outcomes of training step ``step`` (1-based) are learned.
 
@@ -205,8 +256,20 @@ class SharedRun:
     def save(self, checkpoint: Path) -> None:
         """Write the state beside verl's own files."""
         checkpoint.mkdir(parents=True, exist_ok=True)
-        write_state(checkpoint / GROUPS_FILE, {"groups": {uid: list(group) for uid, group in self._planned.items()}})
-        self.session.save_to(checkpoint)
+        groups = {uid: list(group) for uid, group in self.planned.items()}
+        self.session.save_to(checkpoint, adapter={"groups": groups, "ahead": self.ahead})
+
+    def _described(self, batches: int) -> str:
+        """The settings that decide most, and why some are less than by default."""
+        allocation, given = self.settings.allocation, self.settings.given
+        said = f"rule={allocation.rule}, pool={allocation.pool}, group_weighting={allocation.weighting}"
+        least = allocation.min_count if "min_n" in given else None
+        default = AllocationConfig(allocation.rule, allocation.average, min_count=least)
+        if allocation.pool != default.pool and "pool" not in given:
+            said += f"; the data have {batches} batches, so the pool is not {default.pool}"
+        if allocation.weighting != default.weighting and "group_weighting" not in given:
+            said += f"; group_weighting=prompt {weighting_problem(self.config)}"
+        return said
 
     def _checkpoint(self) -> Path | None:
         trainer = self.config.trainer
@@ -214,31 +277,3 @@ class SharedRun:
         if trainer.resume_mode == "auto":
             found = find_latest_ckpt_path(str(self.folder))
         return Path(found).absolute() if found else None
-
-
-def prompt_ids(by: str, indices: Sequence[Any], sources: Sequence[Any], prompts: Sequence[Any]) -> list[str]:
-    """Stable ids of the rows of a batch.
-
-    An index alone may be missing (verl then says 0) or stand for two rows (data sets laid together), so the content is
-    part of the id. By content alone, copies of a prompt share one belief.
-
-    Args:
-        by: ``index`` or ``content``.
-        indices, sources, prompts: of each row.
-
-    Raises:
-        ValueError: a prompt that cannot be hashed (images) and has no index of its own.
-    """
-    ids = []
-    for index, source, prompt in zip(indices, sources, prompts, strict=True):
-        try:
-            content = content_id(prompt)
-        except TypeError as error:
-            if by == "content" or index in (None, 0):
-                raise ValueError(
-                    f"a prompt of {source!r} cannot be hashed ({error}): give every row its own extra_info.index, "
-                    "other than 0, and set knapsack.prompt_id=index"
-                ) from error
-            content = "-"
-        ids.append(content if by == "content" else f"{source}/{index}/{content}")
-    return ids

@@ -17,10 +17,9 @@ ALIASES = {
     "weighting": "group_weighting",
 }
 
-# Defaults by setting. A pool is opt-in here, because it changes verl's batch settings.
+# Defaults by setting.
 DEFAULTS: Mapping[str, Any] = {
     **{ALIASES.get(core.name, core.name): core.default for core in fields(AllocationConfig) if core.name != "average"},
-    "pool": 1,
     "features": None,
     "prompt_id": "index",
     "trace_file": "trace.jsonl",
@@ -58,15 +57,17 @@ class Settings:
         allocation: ``rule``, ``pool``, ``min_n``, ``max_n``, ``success_threshold``, ``group_weighting`` and
             ``half_life``, under their core names; its ``average`` is verl's ``rollout.n``.
         features: features of prompts for ``rule=calibrated``: ``text``, or none.
-        prompt_id: ``index`` identifies a row of the data set by its index, source and content; ``content`` lets rows
-            with the same prompt share one belief.
+        prompt_id: how rows without a column ``prompt_id`` are told apart: ``index`` by all columns, ``content`` by all
+            but the index, so that copies of a row share one belief.
         trace_file: record of the run, relative to ``trainer.default_local_dir``; ``none`` writes none.
+        given: names that the user has set.
     """
 
     allocation: AllocationConfig
     features: Literal["text"] | None
     prompt_id: Literal["index", "content"]
     trace_file: str | None
+    given: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, config: Any) -> Settings:
@@ -88,7 +89,8 @@ class Settings:
                 raise ConfigError(f"knapsack.{name} is {values[name]!r}: choose {listed}")
         own = {name: values[name] for name in ("features", "prompt_id", "trace_file")}
         try:
-            settings = cls(allocation=_allocation(config, values), **own)
+            named = frozenset(name for name, value in given.items() if value is not None)
+            settings = cls(allocation=_allocation(config, values), **own, given=named)
             if settings.features:
                 TextFeatures()  # names the library that it needs
         except (ImportError, ValueError) as error:
@@ -103,7 +105,25 @@ class Settings:
     def by_name(self) -> dict[str, Any]:
         """All values, defaults resolved, by their names in verl's configuration."""
         core = {ALIASES.get(name, name): value for name, value in vars(self.allocation).items()}
-        return core | {name: value for name, value in vars(self).items() if name != "allocation"}
+        return core | {name: value for name, value in vars(self).items() if name not in ("allocation", "given")}
+
+    def with_pool_of(self, batches: int) -> Settings:
+        """The settings with the pool that so many batches of data can fill.
+
+        Raises:
+            ConfigError: they cannot fill the pool that was asked for.
+        """
+        pool = self.allocation.pool
+        assert pool is not None
+        if pool <= max(batches, 1):
+            return self
+        if "pool" in self.given:
+            raise ConfigError(
+                f"knapsack.pool={pool} asks for {pool} batches of candidates a step, and the training data have "
+                f"{batches}: use a smaller pool, or a smaller data.train_batch_size"
+            )
+        least = self.allocation.min_count if "min_n" in self.given else None
+        return replace(self, allocation=replace(self.allocation, pool=max(batches, 1), min_count=least))
 
 
 def check_config(config: Any) -> Settings:
@@ -117,12 +137,6 @@ def check_config(config: Any) -> Settings:
         if not select(config, path):
             raise ConfigError(f"{path} is not set, {role}: `knapsack-rl verl-args` prints all overrides")
     settings = Settings.of(config)
-    pool, mode = settings.allocation.pool, config.trainer.v1.trainer_mode
-    if pool != 1 and mode != "sync":
-        raise ConfigError(
-            f"knapsack.pool={pool} does not fit trainer.v1.trainer_mode={mode}: there a step trains on the groups that "
-            "are back first, and candidates without rollouts are back at once: use sync, or pool=1"
-        )
     reward_model = config.reward.reward_model
     if reward_model.enable and not reward_model.enable_resource_pool:
         raise ConfigError(
@@ -137,7 +151,7 @@ def check_config(config: Any) -> Settings:
         )
     if select(config, "skip.rollout_tq.enable"):
         raise ConfigError("skip.rollout_tq replays stored rollouts, which belong to no plan: set it to False")
-    problem = _weighting_problem(config)
+    problem = weighting_problem(config)
     if settings.allocation.weighting == "prompt" and problem:
         raise ConfigError(f"knapsack.group_weighting=prompt {problem}, or group_weighting=rollout")
     return settings
@@ -156,12 +170,12 @@ def _allocation(config: Any, values: Mapping[str, Any]) -> AllocationConfig:
     aliases["average"] = ALIASES["average"]
     given = {f"knapsack.{name}": value for name, value in values.items()}
     allocation = from_dialect(aliases, given | {ALIASES["average"]: select(config, ALIASES["average"])})
-    if values["group_weighting"] is None and _weighting_problem(config):
+    if values["group_weighting"] is None and weighting_problem(config):
         allocation = replace(allocation, weighting="rollout")
     return allocation
 
 
-def _weighting_problem(config: Any) -> str | None:
+def weighting_problem(config: Any) -> str | None:
     """Why verl cannot weight by prompt, and what to choose instead; None if it can."""
     estimator = select(config, "algorithm.adv_estimator")
     loss = select(config, "actor_rollout_ref.actor.policy_loss.loss_mode") or "vanilla"

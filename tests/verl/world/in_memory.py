@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Callable
@@ -24,7 +25,8 @@ from knapsack_rl import BetaBeliefs
 from knapsack_rl.verl.buffers import KnapsackReplayBuffer, KnapsackReplayBufferAsync
 from knapsack_rl.verl.command import overrides
 from knapsack_rl.verl.hooks import KnapsackAgentLoopManager, SaveBeliefs
-from knapsack_rl.verl.run import SharedRun, prompt_ids
+from knapsack_rl.verl.rows import task_ids
+from knapsack_rl.verl.run import SharedRun
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "same_plans.json").read_text())
 CONFIGURATION = Path(next(iter(verl.trainer.__path__))) / "config"
@@ -59,7 +61,7 @@ class Queue:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.tags: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
         self.fields: dict[str, dict[str, Any]] = {}
-        for name in ("kv_list", "kv_clear", "kv_batch_get"):
+        for name in ("kv_list", "kv_clear", "kv_batch_get", "kv_batch_put"):
             monkeypatch.setattr(transfer_queue, name, getattr(self, name))
 
     def kv_list(self) -> dict[str, dict[str, dict[str, Any]]]:
@@ -68,6 +70,12 @@ class Queue:
     def kv_clear(self, keys: list[str], partition_id: str) -> None:
         for key in keys:
             self.tags[partition_id].pop(key, None)
+
+    def kv_batch_put(self, keys: list[str], partition_id: str, tags: list[dict[str, Any]], fields: Any = None) -> None:
+        for i, (key, tag) in enumerate(zip(keys, tags, strict=True)):
+            self.tags[partition_id].setdefault(key, {}).update(tag)
+            if fields is not None:
+                self.fields[key] = {name: fields[name][i] for name, _ in fields.items()}
 
     def kv_batch_get(self, keys: list[str], partition_id: str, select_fields: list[str]) -> Any:
         assert all(key in self.tags[partition_id] for key in keys), "asked for what is gone"
@@ -84,15 +92,31 @@ class Queue:
 class World:
     """One task runner: its configuration, trainer, hooks, and the agents' answers."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str, mode: str = "sync") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        *words: str,
+        mode: str = "sync",
+        steps_per_epoch: int = 2,
+        tags: dict[str, Any] | None = None,
+        fields: dict[str, Any] | None = None,
+    ) -> None:
+        """A task runner at its start; ``tags`` and ``fields`` are what verl restores of its queue."""
         self.queue = Queue(monkeypatch)
+        self.queue.tags["train"] |= tags or {}
+        self.queue.fields |= fields or {}
         monkeypatch.setattr(ray, "get", lambda futures: futures)
         given = ["actor_rollout_ref.rollout.n=4", f"trainer.default_local_dir={folder}", "+knapsack.rule=beta"]
+        given += ["+knapsack.pool=1"]
         self.config: DictConfig = changed(*given, *overrides(mode), *words)
-        self.steps_per_epoch, self.total_training_steps = 2, 100
+        self.steps_per_epoch, self.total_training_steps, self.trainer_mode = steps_per_epoch, 100, mode
+        self.train_dataset: Any = None
+        self.coming: list[int] = []  # what the data loader gives next
         self.local_trigger_step, self.parameter_sync_step = 0, 1
         self.tokenizer = SimpleNamespace(decode=lambda tokens: f"<{len(tokens)} tokens>")
         self.refilled: list[int] = []
+        self.numbers = itertools.count()
         self.answer: Answer = lambda uid, prompt, count: [1.0] * count
         self.saving = SaveBeliefs(self.config)
         buffer = KnapsackReplayBuffer if mode == "sync" else KnapsackReplayBufferAsync
@@ -116,24 +140,45 @@ class World:
 
     def refill(self, prompts: int) -> int:
         self.refilled.append(prompts)
-        self.generate(self.step, [100 + len(self.refilled)] * prompts)
+        prepared = self._batch([100 + len(self.refilled) + i for i in range(prompts)])
+        tensordict_utils.assign_non_tensor_data(prepared, "global_steps", self.step)
+        self.submit(prepared)
         return prompts
 
     def generate(self, step: int, prompts: list[int], uids: list[str] | None = None, **more: Any) -> None:
-        """Prepare and submit a batch as verl's trainer does."""
-        columns = {
-            "uid": uids or [f"uid-{step}-{len(self.refilled)}-{prompt}-{i}" for i, prompt in enumerate(prompts)],
-            "index": prompts,
-            "data_source": ["numbers"] * len(prompts),
-            "raw_prompt": [GOLDEN["prompts"][prompt % len(GOLDEN["prompts"])] for prompt in prompts],
+        """Prepare and submit a batch as verl's trainer does; with a pool, the rest comes from the data loader."""
+        self.step, size = step, len(prompts)
+        if not more and not uids and self.run.settings.allocation.pool != 1:
+            size //= self.run.settings.allocation.pool or 1
+        self.coming = prompts[size:]
+        prepared = self._batch(prompts[:size], uids)
+        for name, value in {"global_steps": step, **more}.items():
+            tensordict_utils.assign_non_tensor_data(prepared, name, value)
+        self.submit(prepared)
+
+    def submit(self, prepared: Any) -> None:
+        """Register prompts and pass them on, as verl's trainer does."""
+        if "validate" not in prepared:
+            tags = [{"is_prompt": True, "status": "pending", "global_steps": self.step} for _ in range(len(prepared))]
+            self.queue.kv_batch_put(list(prepared["uid"]), "train", tags)
+        self.manager.generate_sequences(prepared)
+
+    def _next_train_batch(self, number: int) -> Any:
+        """More prompts: those that are coming, then new ones."""
+        more, self.coming = self.coming[:number], self.coming[number:]
+        more += [200 + next(self.numbers) for _ in range(number - len(more))]
+        prepared = self._batch(more)
+        tensordict_utils.assign_non_tensor_data(prepared, "global_steps", self.step)
+        return prepared
+
+    def _batch(self, prompts: list[int], uids: list[str] | None = None) -> Any:
+        columns = rows_of(prompts) | {
+            "uid": uids or [f"uid-{self.step}-{next(self.numbers)}-{prompt}-{i}" for i, prompt in enumerate(prompts)]
         }
         batch = {name: np.empty(len(prompts), dtype=object) for name in columns}
         for name, values in columns.items():
             batch[name][:] = values
-        prepared = tensordict_utils.get_tensordict(batch)
-        for name, value in {"global_steps": step, **more}.items():
-            tensordict_utils.assign_non_tensor_data(prepared, name, value)
-        self.manager.generate_sequences(prepared)
+        return tensordict_utils.get_tensordict(batch)
 
     def work(self, chunk: Any) -> None:
         """Generate as verl's agent loop workers do, at once."""
@@ -146,7 +191,8 @@ class World:
             rewards = self.answer(uid, prompt, count)
             tags = {"global_steps": int(chunk["global_steps"])}
             status = "failure" if None in rewards else "finished"
-            self.queue.tags["train"][uid] = {"is_prompt": True, "status": status, **tags}
+            assert uid in self.queue.tags["train"], "a group that verl's queue does not know"
+            self.queue.tags["train"][uid] |= {"status": status, **tags}
             for session, reward in reversed(list(enumerate(rewards))):  # verl's queue keeps no order
                 if reward is not None:
                     row = f"{uid}_{session}_0"
@@ -165,10 +211,19 @@ class World:
         return [round(float(x), 3) for x in beliefs.forecast(ids_of(prompts), self.step).pseudo_count_P - 1.0]
 
 
-def ids_of(prompts: list[int]) -> list[str]:
+def rows_of(prompts: list[int]) -> dict[str, list[Any]]:
+    """The rows of these prompts in the data set, by column; some have the same text."""
+    return {
+        "index": prompts,
+        "data_source": ["numbers"] * len(prompts),
+        "raw_prompt": [GOLDEN["prompts"][prompt % len(GOLDEN["prompts"])] for prompt in prompts],
+        "extra_info": [{"index": prompt} for prompt in prompts],
+    }
+
+
+def ids_of(prompts: list[int], by: str = "index") -> list[str]:
     """Stable ids of these prompts."""
-    texts = [GOLDEN["prompts"][prompt % len(GOLDEN["prompts"])] for prompt in prompts]
-    return prompt_ids("index", prompts, ["numbers"] * len(prompts), texts)
+    return task_ids(by, 2, rows_of(prompts))
 
 
 def prompts_of(keys: list[str]) -> list[int]:

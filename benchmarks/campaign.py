@@ -1,0 +1,255 @@
+"""Campaigns of the laboratory: many trials, one line of JSON each, which can be cut off and continued anywhere.
+
+    python -m benchmarks.campaign tune        # every rule over learning rates and sizes of steps, on tuning seeds
+    python -m benchmarks.campaign evidence    # each rule at its best and at the common setting, on other base models
+
+A trial that has a line in the file is not run again. Lines of several machines may be joined: a trial's numbers depend
+on its rule, regime, seed and budget; versions and processor are recorded with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+ROOT: Final = Path(__file__).parents[1]
+RESULTS: Final = ROOT / "benchmarks" / "results"
+# One trial's numbers: lists along the budget, and what identifies it.
+Line: TypeAlias = dict[str, Any]
+
+# Rules that are tuned alike. AR3PO has its replay of earlier answers.
+RULES: Final = (
+    "uniform", "calibrated-pool@prompt", "calibrated-pool@prompt@priced", "ar3po@kept", "uniform@kept", "paper",
+)  # fmt: skip
+LEARNING_RATES: Final = (1.0, 2.0, 4.0, 0.5)
+DIVISORS: Final = (1, 2, 4)
+REGIMES: Final = ("long", "keys", "hopeless", "skills", "tail")
+TUNING_SEEDS: Final = (0,)
+# Base models and seeds that were not used for tuning; runs of 1.5 times the budget, so that slower rules arrive too.
+INSTANCES: Final = (1, 2, 3)
+SEEDS: Final = (10, 11, 12, 13)
+LONGER: Final = 1.5
+_METRICS: Final = ("held_out_p", "hard_half_p", "coverage", "mixed_rollouts", "mixed_groups")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One trial.
+
+    Attributes:
+        rule: with its options.
+        regime: with its instance.
+        seed: of prompt order and sampling.
+        longer: factor on the regime's budget.
+    """
+
+    rule: str
+    regime: str
+    seed: int
+    longer: float = 1.0
+
+    @property
+    def key(self) -> tuple[str, str, int, float]:
+        """What identifies the trial in the file."""
+        return self.rule, self.regime, self.seed, self.longer
+
+
+def with_setting(rule: str, learning_rate: float, divisor: int) -> str:
+    """The rule's name with a learning rate and a size of step; the common setting adds nothing."""
+    name = rule if learning_rate == 1 else f"{rule}@lr={learning_rate:g}"
+    return name if divisor == 1 else f"{name}@step=1/{divisor}"
+
+
+def tuning(
+    rules: Sequence[str] = RULES, regimes: Sequence[str] = REGIMES, seeds: Sequence[int] = TUNING_SEEDS
+) -> list[Job]:
+    """Every rule over the same grid; the common setting of all rules first, then the rest."""
+    grid = sorted(product(DIVISORS, LEARNING_RATES), key=lambda cell: cell != (1, 1.0))
+    return [
+        Job(with_setting(rule, rate, divisor), regime, seed)
+        for seed in seeds
+        for divisor, rate in grid
+        for regime in regimes
+        for rule in rules
+    ]
+
+
+def evidence(tuned: Iterable[Line], rules: Sequence[str] = RULES, regimes: Sequence[str] = REGIMES) -> list[Job]:
+    """Each rule at its best setting and at the common one, seed after seed; `best` chooses."""
+    lines = list(tuned)
+    wanted = {
+        regime: dict.fromkeys(name for rule in rules for name in (best(lines, rule, regime), rule))
+        for regime in regimes
+    }
+    return [
+        Job(name, f"{regime}/{instance}", seed, LONGER)
+        for seed in SEEDS
+        for instance in INSTANCES
+        for regime in regimes
+        for name in wanted[regime]
+    ]
+
+
+def best(lines: Iterable[Line], rule: str, regime: str) -> str:
+    """The setting of a rule with the largest mean area on a regime, among those tried; ties to the common setting.
+
+    Raises:
+        ValueError: the rule was not tuned there.
+    """
+    areas: dict[str, list[float]] = defaultdict(list)
+    names = [with_setting(rule, rate, divisor) for divisor, rate in product(DIVISORS, LEARNING_RATES)]
+    for line in lines:
+        if line["regime"] == regime and line["rule"] in names:
+            areas[line["rule"]].append(area(line))
+    if not areas:
+        raise ValueError(f"{rule} has no tuning trial on {regime}: run `python -m benchmarks.campaign tune` first")
+    return max(areas, key=lambda name: (sum(areas[name]) / len(areas[name]), name == rule))
+
+
+def area(line: Line) -> float:
+    """Mean of the held-out rate over the budget, by trapezoids."""
+    x, y = line["spent"], line["held_out_p"]
+    pairs = zip(x, x[1:], y, y[1:], strict=False)
+    return sum((b - a) * (c + d) / 2 for a, b, c, d in pairs) / (x[-1] - x[0])
+
+
+def run_job(job: Job) -> Line:
+    """Run a trial, and return its line."""
+    import dataclasses
+    import warnings
+
+    import torch
+    import transformers
+
+    from knapsack_arena.compare.trials import fingerprint, trial_rows
+    from knapsack_arena.lab.trials import lab_trial
+
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    began, trial = time.perf_counter(), lab_trial(job.rule, job.regime, job.seed)
+    steps = round(trial.settings.steps * job.longer)
+    trial = dataclasses.replace(trial, settings=dataclasses.replace(trial.settings, steps=steps))
+    line: Line = {"rule": job.rule, "regime": job.regime, "seed": job.seed, "longer": job.longer}
+    for name in ("spent", "updates", "tokens", *_METRICS):
+        line[name] = []
+    for row in trial_rows(trial):
+        *_, point, spent, updates, _rollouts, tokens, _rounds, metric, _x, _y, value = row
+        if point is None or metric not in _METRICS:
+            continue
+        if metric == "held_out_p":
+            line["spent"].append(round(spent * job.longer, 5))
+            line["updates"].append(updates)
+            line["tokens"].append(tokens)
+        if metric in line:
+            line[metric].append(round(value, 5))
+    return line | {
+        "seconds": round(time.perf_counter() - began, 1),
+        "code": fingerprint(*trial.testbed.code)[:12],
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "processor": platform.processor() or platform.machine(),
+    }
+
+
+def read(path: Path) -> list[Line]:
+    """The finished lines of a file; a line cut off by a kill is left out."""
+    if not path.exists():
+        return []
+    found = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return found
+
+
+def unfinished(jobs: Sequence[Job], lines: Iterable[Line]) -> list[Job]:
+    """Jobs without a line."""
+    done = {(line["rule"], line["regime"], line["seed"], line["longer"]) for line in lines}
+    return [job for job in dict.fromkeys(jobs) if job.key not in done]
+
+
+def run(jobs: Sequence[Job], path: Path, workers: int, until: float) -> Iterator[Line]:
+    """Run jobs in processes and append their lines as they come; nothing new starts after the time ``until``."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=20) as pool:
+        waiting = iter(jobs)
+        running = {pool.submit(run_job, job): job for _, job in zip(range(workers), waiting, strict=False)}
+        while running:
+            done = next(as_completed(running))
+            job = running.pop(done)
+            try:
+                line = done.result()
+            except Exception as error:  # one failed trial must not end the others
+                print(f"failed: {job.rule} on {job.regime}, seed {job.seed}: {error!r}", file=sys.stderr, flush=True)
+            else:
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+                yield line
+            following = next(waiting, None) if time.time() < until else None
+            if following is not None:
+                running[pool.submit(run_job, following)] = following
+
+
+def build_base_models(jobs: Sequence[Job]) -> None:
+    """Build what the cache lacks, before workers would each build their own."""
+    from knapsack_arena.lab.trials import find_regime
+
+    for regime in dict.fromkeys(job.regime for job in jobs):
+        print(f"{regime}: {find_regime(regime).base_model()}", flush=True)
+
+
+def shown(line: Mapping[str, Any]) -> str:
+    """A line in words."""
+    held_out = line["held_out_p"]
+    return (
+        f"{line['rule']:44} {line['regime']:10} seed {line['seed']:2}  area {area(dict(line)):.4f}"
+        f"  {held_out[0]:.3f} -> {held_out[-1]:.3f}  {line['updates'][-1]:4} updates  {line['seconds']:.0f} s"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.campaign", description=__doc__)
+    parser.add_argument("campaign", choices=("tune", "evidence"))
+    parser.add_argument("--rules", default=",".join(RULES), help="names with options, separated by commas")
+    parser.add_argument("--regimes", default=",".join(REGIMES))
+    parser.add_argument("--seeds", default=",".join(map(str, TUNING_SEEDS)), help="tuning seeds")
+    parser.add_argument("--out", type=Path, help="file of the lines; by default in benchmarks/results")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes at a time")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no trial after this time")
+    parser.add_argument("--list", action="store_true", help="print the unfinished trials and end")
+    options = parser.parse_args()
+    rules, regimes = options.rules.split(","), options.regimes.split(",")
+    tuned = RESULTS / "tuning.jsonl"
+    path = options.out or RESULTS / f"{'tuning' if options.campaign == 'tune' else 'evidence'}.jsonl"
+    if options.campaign == "tune":
+        jobs = tuning(rules, regimes, [int(seed) for seed in options.seeds.split(",")])
+    else:
+        jobs = evidence(read(tuned), rules, regimes)
+    left = unfinished(jobs, read(path))
+    print(f"{len(left)} of {len(jobs)} trials are left", flush=True)
+    if options.list:
+        print(*left, sep="\n")
+        return 0
+    until = time.time() + 60 * options.minutes
+    build_base_models(left)
+    for done, line in enumerate(run(left, path, options.workers, until), 1):
+        print(f"{done:4} of {len(left)}  {shown(line)}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

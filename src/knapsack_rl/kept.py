@@ -1,0 +1,168 @@
+"""Successes that are kept: the last right answer to each prompt, for groups whose rollouts all fail.
+
+A group that fails as a whole has no gradient. If an earlier success of its prompt was kept, one failed rollout of the
+group is replaced by it: the batch keeps its shape, and the group has a gradient. Such a rollout was sampled from an
+older policy (docs/value.md says what that biases). The idea is AR3PO's (arXiv 2509.25808); what a kept success is worth
+to the knapsack is `knapsack_rl.values.kept_success_marginals`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knapsack_rl.files import State
+from knapsack_rl.notation import BoolArray, FloatArray, IntArray
+
+DEFAULT_MAX_BYTES: Final = 256 * 2**20
+# A token takes four bytes, its log-probability four; an entry as a whole about this many more.
+_BYTES_PER_TOKEN, _BYTES_PER_ENTRY = 8, 400
+
+
+@dataclass(frozen=True, eq=False)
+class KeptSuccess:
+    """A rollout that succeeded.
+
+    Attributes:
+        tokens_T: its tokens, end of sequence included, ``[T]``.
+        log_probs_T: their log-probabilities under the policy that sampled them, ``[T]``.
+        step: the generation step at which it was sampled.
+    """
+
+    tokens_T: NDArray[np.int32]
+    log_probs_T: NDArray[np.float32]
+    step: int
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes, about."""
+        return _BYTES_PER_ENTRY + _BYTES_PER_TOKEN * self.tokens_T.size
+
+    def weight(self, log_prob: float, most: float = 1.0) -> float:
+        """Truncated importance ratio min(pi_now / pi_then, ``most``) of the whole rollout.
+
+        Args:
+            log_prob: log-probability of its tokens under the policy now.
+            most: largest ratio.
+        """
+        return float(min(np.exp(min(log_prob - float(self.log_probs_T.sum(dtype=np.float64)), 50.0)), most))
+
+
+class KeptSuccesses:
+    """The last success of each prompt, bounded in bytes: the oldest leave first.
+
+    Attributes:
+        max_bytes: most memory that the kept rollouts may take.
+        max_age: steps after which one is stale and not used any more; None for never.
+    """
+
+    def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES, max_age: float | None = None) -> None:
+        """An empty store.
+
+        Raises:
+            ValueError: a size or an age that is not positive.
+        """
+        if max_bytes < 1:
+            raise ValueError(f"max_bytes is {max_bytes}: it must be positive; turn keeping off instead")
+        if max_age is not None and not max_age > 0:
+            raise ValueError(f"max_age is {max_age}: it counts steps and must be positive, or None")
+        self.max_bytes, self.max_age = max_bytes, max_age
+        self._kept: dict[str, KeptSuccess] = {}  # the oldest first
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the kept rollouts take, about."""
+        return self._bytes
+
+    def keep(self, prompt_id: str, step: int, tokens_T: Sequence[int] | IntArray, log_probs_T: FloatArray) -> None:
+        """Keep a success in place of the prompt's last one, and drop the oldest while there are too many bytes.
+
+        Raises:
+            ValueError: arrays that are empty, or of different lengths.
+        """
+        tokens = np.array(tokens_T, dtype=np.int32).reshape(-1)
+        log_probs = np.array(log_probs_T, dtype=np.float32).reshape(-1)
+        if not tokens.size or tokens.size != log_probs.size:
+            raise ValueError(
+                f"a success of {prompt_id!r} has {tokens.size} tokens and {log_probs.size} log-probabilities: pass one"
+                " log-probability for each token, and at least one token"
+            )
+        self._drop(prompt_id)
+        entry = KeptSuccess(tokens, log_probs, int(step))
+        self._kept[prompt_id] = entry
+        self._bytes += entry.bytes
+        while self._bytes > self.max_bytes:
+            self._drop(next(iter(self._kept)))
+
+    def find(self, prompt_id: str, step: int) -> KeptSuccess | None:
+        """The kept success of a prompt, unless there is none or it is stale at this step."""
+        found = self._kept.get(prompt_id)
+        if found is None or (self.max_age is not None and step - found.step > self.max_age):
+            return None
+        return found
+
+    def has(self, prompt_ids: Sequence[str], step: int) -> BoolArray:
+        """Whether `find` finds one, ``[P]``."""
+        return np.array([self.find(prompt_id, step) is not None for prompt_id in prompt_ids], dtype=np.bool_)
+
+    def state_dict(self) -> State:
+        """All kept successes, as arrays and plain values."""
+        kept = list(self._kept.values())
+        return {
+            "ids": np.array(list(self._kept), dtype=np.str_),
+            "lengths": np.array([each.tokens_T.size for each in kept], dtype=np.int64),
+            "steps": np.array([each.step for each in kept], dtype=np.int64),
+            "tokens": np.concatenate([np.zeros(0, np.int32), *(each.tokens_T for each in kept)]),
+            "log_probs": np.concatenate([np.zeros(0, np.float32), *(each.log_probs_T for each in kept)]),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned; on a failure nothing changes.
+
+        Raises:
+            ValueError: arrays that do not fit together.
+        """
+        ids, lengths, steps = (np.asarray(state[name]) for name in ("ids", "lengths", "steps"))
+        tokens, log_probs = np.asarray(state["tokens"]), np.asarray(state["log_probs"])
+        whole = int(lengths.sum())
+        if not (ids.size == lengths.size == steps.size and tokens.size == log_probs.size == whole):
+            raise ValueError(
+                f"kept successes are damaged: {ids.size} ids, {lengths.size} lengths, {steps.size} steps,"
+                f" {tokens.size} tokens of {whole}, {log_probs.size} log-probabilities"
+            )
+        restored = KeptSuccesses(self.max_bytes, self.max_age)
+        ends = np.cumsum(lengths)
+        for prompt_id, start, end, step in zip(ids.tolist(), ends - lengths, ends, steps.tolist(), strict=True):
+            restored.keep(prompt_id, step, tokens[start:end], log_probs[start:end])
+        self._kept, self._bytes = restored._kept, restored._bytes
+
+    def _drop(self, prompt_id: str) -> None:
+        entry = self._kept.pop(prompt_id, None)
+        self._bytes -= 0 if entry is None else entry.bytes
+
+
+def failed_rollouts(group_PG: IntArray, successes_PG: BoolArray, groups: int) -> IntArray:
+    """The rollout of each group that a kept success may replace: the last one of a group of failures.
+
+    Args:
+        group_PG: the group of each rollout, from 0 to ``groups - 1``, ``[PG]``.
+        successes_PG: which rollouts succeeded, ``[PG]``.
+        groups: number of groups.
+
+    Returns:
+        Its place in the batch, ``[P]``; -1 for groups with a success, and for groups of fewer than two rollouts, which
+        would have no gradient with it either.
+    """
+    sizes_P = np.bincount(group_PG, minlength=groups)
+    solved_P = np.bincount(group_PG, successes_PG, groups) > 0
+    last_P = np.full(groups, -1, dtype=np.int64)
+    last_P[group_PG] = np.arange(group_PG.size)  # the last of repeated indices is assigned
+    return np.where((sizes_P >= 2) & ~solved_P, last_P, -1)
