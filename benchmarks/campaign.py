@@ -2,6 +2,7 @@
 
     python -m benchmarks.campaign tune        # every rule over learning rates and sizes of steps, on tuning seeds
     python -m benchmarks.campaign evidence    # each rule at its best and at the common setting, on other base models
+    python -m benchmarks.campaign table       # the table of the tuning campaign in docs/lab.md
 
 A trial that has a line in the file is not run again. Lines of several machines may be joined: a trial's numbers depend
 on its rule, regime, seed and budget; versions and processor are recorded with it.
@@ -212,6 +213,16 @@ def build_base_models(jobs: Sequence[Job]) -> None:
         print(f"{regime}: {find_regime(regime).base_model()}", flush=True)
 
 
+def write_table(lines: Sequence[Line], page: Path) -> int:
+    """Write the tuning tables between their marks on a page."""
+    from benchmarks.arena import splice
+    from benchmarks.campaign_tables import MARKS, tuning_tables
+
+    page.write_text(splice(page.read_text(encoding="utf-8"), tuning_tables(lines), *MARKS), encoding="utf-8")
+    print(page)
+    return 0
+
+
 def shown(line: Mapping[str, Any]) -> str:
     """A line in words."""
     held_out = line["held_out_p"]
@@ -223,7 +234,7 @@ def shown(line: Mapping[str, Any]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.campaign", description=__doc__)
-    parser.add_argument("campaign", choices=("tune", "evidence"))
+    parser.add_argument("campaign", choices=("tune", "evidence", "table"))
     parser.add_argument("--rules", default=",".join(RULES), help="names with options, separated by commas")
     parser.add_argument("--regimes", default=",".join(REGIMES))
     parser.add_argument("--seeds", default=",".join(map(str, TUNING_SEEDS)), help="tuning seeds")
@@ -232,6 +243,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no trial after this time")
     parser.add_argument("--list", action="store_true", help="print the unfinished trials and end")
     options = parser.parse_args()
+    if options.campaign == "table":
+        return write_table(read(options.out or RESULTS / "tuning.jsonl"), ROOT / "docs" / "lab.md")
     rules, regimes = options.rules.split(","), options.regimes.split(",")
     tuned = RESULTS / "tuning.jsonl"
     path = options.out or RESULTS / f"{'tuning' if options.campaign == 'tune' else 'evidence'}.jsonl"

@@ -266,21 +266,21 @@ def starts(seed: int, tries: int = 5) -> Result:
     with _folder() as folder:
         for k in range(tries):
             place = folder / str(k)
-            TraceWriter(place / TRACE_NAME, {"who": "before"}).end("finished")
+            TraceWriter(place / TRACE_NAME, {"made_by": "before"}).end("finished")
             reader, writer = os.pipe()
             children = []
             for c in range(2):
                 child = os.fork()
                 if not child:
                     os.read(reader, 1)
-                    TraceWriter(place / TRACE_NAME, {"who": str(c)}).end("finished")
+                    TraceWriter(place / TRACE_NAME, {"made_by": str(c)}).end("finished")
                     os._exit(0)
                 children.append(child)
             os.write(writer, b"xx")
             for child in children:
                 os.waitpid(child, 0)
             os.close(reader), os.close(writer)
-            found = sorted(str(read_trace(path).run.get("who")) for path in place.glob("trace*"))
+            found = sorted(str(read_trace(path).run.get("made_by")) for path in place.glob("trace*"))
             if found != ["0", "1", "before"]:
                 faults.append(f"seed {seed}, start {k}: the records of {found} are there")
     return Result(tries, faults)

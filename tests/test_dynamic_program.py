@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from knapsack_rl.knapsack.dynamic_program import solve_by_dynamic_programme
-from knapsack_rl.knapsack.solver import solve_table
+from knapsack_rl.knapsack.solver import solve, solve_table
 from strategies import Case, cases, wild_cases
 
 
@@ -74,3 +74,13 @@ def test_a_budget_that_no_counts_meet_is_refused() -> None:
     with pytest.raises(ValueError, match="sum to a budget of 3"):
         solve_by_dynamic_programme(np.zeros((2, 3)), 3, np.zeros(2), np.full(2, 2))
     assert math.isclose(solve_by_dynamic_programme(np.zeros((0, 1)), 0, np.zeros(0), np.zeros(0)).value, 0)
+
+
+@pytest.mark.parametrize("cost", [2.0**53, 2.0**63, 1e30, 1e300])
+def test_a_cost_beyond_all_budgets_buys_nothing(cost: float) -> None:
+    values = np.array([[0.0, 0.0, 1.0, 1.5], [0.0, 0.0, 9.0, 9.5]])
+    low_P, high_P = np.zeros(2, dtype=np.int64), np.array([3, 3])
+    plan = solve_by_dynamic_programme(values, 10, low_P, high_P, cost_P=np.array([1.0, cost]))
+    assert plan.counts_P.tolist() == [3, 0]
+    concave = np.diff(np.array([[0.0, 0.0, 1.0, 1.5], [0.0, 0.0, 9.0, 9.5]]), axis=1)
+    assert solve(concave, 10, low_P, high_P, np.array([1.0, cost])).counts_P.tolist() == [3, 0]

@@ -1,4 +1,4 @@
-"""What counts as a success where nobody said it, and the one warning where rewards teach nothing."""
+"""What counts as a success where no threshold is set, and the one warning where rewards teach nothing."""
 
 from __future__ import annotations
 

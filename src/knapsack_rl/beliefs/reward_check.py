@@ -1,4 +1,4 @@
-"""What counts as a success, where nobody said it; and one warning where rewards teach nothing.
+"""What counts as a success, where no threshold is set, and one warning where rewards teach nothing.
 
 The threshold is a function of the rewards of completed plans, in the order in which they were completed, and part of a
 session's state. Only the process that observes has one; the others plan with what that process decided.

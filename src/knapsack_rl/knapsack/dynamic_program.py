@@ -101,4 +101,5 @@ def _integer_costs(cost_P: FloatArray | None, budget: float, low_P: IntArray) ->
     costs = checked_costs(cost_P, budget, low_P)
     if (costs != np.floor(costs)).any():
         raise ValueError("values that are not concave need integer costs: round them to integer units first")
-    return costs.astype(np.int64)
+    # Integers keep a cost below 2^53 exact; a larger one is beyond any budget that the table could hold.
+    return np.minimum(costs, 2.0**53).astype(np.int64)
