@@ -54,3 +54,11 @@ def test_a_campaign_goes_on_after_a_cut(tmp_path: Path) -> None:
     assert [line["rule"] for line in read(path)] == ["uniform"]
     assert unfinished(jobs, read(path)) == jobs[1:]
     assert json.loads(whole.splitlines()[0]) == lines[0]
+
+
+def test_the_page_has_the_table_of_the_committed_lines() -> None:
+    from benchmarks.campaign_tables import MARKS, tuning_tables
+
+    page = (campaign.ROOT / "docs" / "lab.md").read_text(encoding="utf-8")
+    written = page.partition(MARKS[0])[2].partition(MARKS[1])[0]
+    assert written.strip() == tuning_tables(read(campaign.RESULTS / "tuning.jsonl")).strip()
