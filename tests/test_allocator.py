@@ -160,7 +160,7 @@ def test_a_budget_above_the_maxima_is_refused() -> None:
     [
         (1, 128, "min_count is 1: a group of one has no gradient, use 0 or at least 2"),
         (-2, 128, "min_count is -2"),
-        (4, 3, r"max_count is 3: it must be at least 2 and at least min_count \(4\)"),
+        (4, 3, r"max_count is 3: it must be at least min_group \(2\) and min_count \(4\)"),
         (0, 1, "max_count is 1"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from knapsack_rl.knapsack.dynamic_program import solve_by_dynamic_programme
 from knapsack_rl.knapsack.limits import Solution
 from knapsack_rl.knapsack.solver import solve, solve_table
 from knapsack_rl.notation import FloatArray, IntArray
@@ -338,7 +339,7 @@ def test_the_gap_is_small_relative_to_the_value_for_many_prompts() -> None:
         (4.5, [2, 2], [4, 4], r"budget of 4.5 rollouts is not a whole number"),
         (math.nan, [2, 2], [4, 4], r"budget of nan rollouts is not a whole number"),
         (math.inf, [2, 2], [4, 4], r"budget of inf rollouts is not a whole number"),
-        (4, [2, 1], [4, 4], r"prompt 1 has a lower limit of 1: a group of one has no gradient"),
+        (4, [2, 1], [4, 4], r"prompt 1 has a lower limit of 1: the smallest group has 2 rollouts"),
         (4, [0, 0], [4, 1], r"prompt 1 has an upper limit of 1"),
         (4, [-2, 2], [4, 4], r"prompt 0 has a lower limit of -2"),
         (4, [2, 3], [4, 2], r"prompt 1 has limits 3..2: the lower one is larger"),
@@ -380,3 +381,56 @@ def test_values_that_are_not_finite_are_refused(wrong: float) -> None:
 def test_a_function_of_the_wrong_shape_is_refused() -> None:
     with pytest.raises(ValueError, match=r"marginals of 2 prompts up to 4 rollouts have shape \(4, 2\)"):
         solve(lambda rows, stop: np.ones((stop, rows.size)), 6, np.full(2, 2), np.full(2, 4))
+
+
+# Smallest groups of more than two rollouts.
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.data(), st.integers(3, 7), st.integers(1, 9), st.sampled_from(["rates", "ties", "free"]))
+def test_a_smallest_group_is_kept_at_the_greatest_value(
+    data: st.DataObject, smallest: int, prompts: int, kind: str
+) -> None:
+    most = data.draw(st.integers(smallest, 3 * smallest + 2))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    if kind == "rates":
+        values = knapsack_value(rng.beta(0.5, 0.5, prompts), most)
+    else:
+        marginals = rng.integers(0, 5, (prompts, most)) / 4 if kind == "ties" else rng.random((prompts, most))
+        values = np.concatenate([np.zeros((prompts, 1)), np.cumsum(-np.sort(-marginals, axis=1), axis=1)], axis=1)
+    low_P = np.where(rng.random(prompts) < 0.8, 0, smallest)
+    high_P = np.where(rng.random(prompts) < 0.7, most, smallest)
+    budget = data.draw(st.integers(int(low_P.sum()), int(high_P.sum())))
+    try:
+        best = solve_by_dynamic_programme(values, budget, low_P, high_P, min_group=smallest).value
+    except ValueError:
+        with pytest.raises(ValueError, match=f"0 or at least {smallest} within the limits sum to a budget of {budget}"):
+            solve_table(values, budget, low_P, high_P, min_group=smallest)
+        return
+    solution = solve_table(values, budget, low_P, high_P, min_group=smallest)
+    assert solution.counts_P.sum() == budget
+    assert ((solution.counts_P == 0) | (solution.counts_P >= smallest)).all()
+    assert ((solution.counts_P >= low_P) & (solution.counts_P <= high_P)).all()
+    assert solution.gap == 0
+    assert solution.value == pytest.approx(best, rel=1e-9, abs=1e-12)
+    assert solution.value == pytest.approx(values[np.arange(prompts), solution.counts_P].sum(), rel=1e-9, abs=1e-12)
+
+
+@given(st.integers(3, 6), st.integers(1, 8), st.integers(0, 2**32 - 1))
+def test_costs_keep_the_smallest_group_within_the_gap(smallest: int, prompts: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = knapsack_value(rng.beta(0.5, 0.5, prompts), 2 * smallest)
+    costs = rng.integers(1, 4, prompts).astype(float)
+    budget = float(rng.integers(0, 1 + int(costs.sum()) * smallest))
+    low_P, high_P = np.zeros(prompts, np.int64), np.full(prompts, 2 * smallest)
+    best = solve_by_dynamic_programme(values, budget, low_P, high_P, costs, smallest).value
+    solution = solve_table(values, budget, low_P, high_P, costs, smallest)
+    assert ((solution.counts_P == 0) | (solution.counts_P >= smallest)).all()
+    assert (solution.counts_P * costs).sum() <= budget
+    assert solution.value <= best + 1e-12 <= solution.value + solution.gap + 1e-9
+
+
+@pytest.mark.parametrize("smallest", [1, 0, 2.5, True])
+def test_a_smallest_group_out_of_range_is_refused(smallest: int) -> None:
+    with pytest.raises(ValueError, match="min_group is"):
+        solve(np.ones((1, 4)), 4, np.array([0]), np.array([4]), min_group=smallest)

@@ -49,6 +49,7 @@ class RuleContext:
         truth: true success rates of prompts, used by the oracle only; None where they are unknown.
         features: what prompts look like to the policy, for rules that learn from it; None where it is unknown.
         kept: successes that replace a failed rollout, for rules that price them; None where none are kept.
+        min_group: rollouts of the smallest group, for our rules with a pool.
     """
 
     groups: int = 256
@@ -60,6 +61,7 @@ class RuleContext:
     truth: Callable[[Sequence[str]], FloatArray] | None = None
     features: FeatureSource | None = None
     kept: KeptSuccesses | None = None
+    min_group: int = 2
 
     @property
     def budget(self) -> int:
@@ -88,6 +90,7 @@ def _configured(context: RuleContext, rule: RuleName, most: int = 1) -> Strategy
         min_count=0 if most > 1 else context.min_count,
         max_count=context.max_count,
         half_life=context.half_life,
+        min_group=context.min_group if most > 1 else 2,
     )
     features = context.features if rule == "calibrated" else None
     return OneRound(config.make_allocator(kept=context.kept), context.pool(most), features)
@@ -98,7 +101,10 @@ def _oracle(context: RuleContext, most: int = 1) -> Strategy:
         raise ValueError("the oracle needs the true success rates, which are unknown here: leave it out")
     least = 0 if most > 1 else context.min_count
     rule = oracle_rule if context.kept is None else expected_value
-    allocator = KnapsackAllocator(StaticBeliefs(context.truth), rule, least, context.max_count, kept=context.kept)
+    smallest = context.min_group if most > 1 else 2
+    allocator = KnapsackAllocator(
+        StaticBeliefs(context.truth), rule, least, context.max_count, kept=context.kept, min_group=smallest
+    )
     return OneRound(allocator, context.pool(most))
 
 

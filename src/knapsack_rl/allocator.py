@@ -62,6 +62,7 @@ class KnapsackAllocator(SavedToFile):
         max_idle: float | None = None,
         overdue_share: float = OVERDUE_SHARE,
         kept: KeptSuccesses | None = None,
+        min_group: int = 2,
     ) -> None:
         """An allocator that plans ``min_count..max_count`` rollouts a prompt.
 
@@ -70,20 +71,27 @@ class KnapsackAllocator(SavedToFile):
             rule: turns a forecast into an allocation problem; `expected_value` by default.
             min_count: least rollouts of a prompt: 0 (prompts may be left out) or at least 2.
             max_count: most rollouts of a prompt.
-            max_idle: steps since the last observation after which an offered prompt gets two rollouts regardless of its
-                forecast. None disables this.
-            overdue_share: share of the budget that such pairs may take together; the longest waiting come first, and
-                one pair is always allowed.
+            max_idle: steps since the last observation after which an offered prompt gets a smallest group regardless of
+                its forecast. None disables this.
+            overdue_share: share of the budget that such groups may take together; the longest waiting come first, and
+                one group is always allowed.
             kept: successes that replace a rollout of a group that fails as a whole; the trainer adds them.
                 The rule is told which prompts have one. None if none are kept.
+            min_group: rollouts of the smallest group: a prompt gets none, or at least so many.
 
         Raises:
             ValueError: limits that allow a group of one, or that cross; a ``max_idle`` or share out of range.
         """
         if min_count < 0 or min_count == 1:
             raise ValueError(f"min_count is {min_count}: a group of one has no gradient, use 0 or at least 2")
-        if max_count < max(min_count, 2):
-            raise ValueError(f"max_count is {max_count}: it must be at least 2 and at least min_count ({min_count})")
+        if min_group < 2 or 0 < min_count < min_group:
+            raise ValueError(
+                f"min_group is {min_group}: it must be at least 2, and at most min_count ({min_count}) if that is not 0"
+            )
+        if max_count < max(min_count, min_group):
+            raise ValueError(
+                f"max_count is {max_count}: it must be at least min_group ({min_group}) and min_count ({min_count})"
+            )
         if max_idle is not None and not max_idle > 0:
             raise ValueError(f"max_idle is {max_idle}: it counts steps and must be positive, or None")
         if not 0 < overdue_share <= 1:
@@ -92,7 +100,7 @@ class KnapsackAllocator(SavedToFile):
         self.rule: AllocationRule = expected_value if rule is None else rule
         self.min_count, self.max_count = min_count, max_count
         self.max_idle, self.overdue_share = max_idle, overdue_share
-        self.kept = kept
+        self.kept, self.min_group = kept, min_group
 
     def plan(self, prompt_ids: Sequence[str], budget: int, step: int, features: PromptFeatures | None = None) -> Plan:
         """Divide ``budget`` rollouts among the prompts. Changes nothing.
@@ -115,7 +123,7 @@ class KnapsackAllocator(SavedToFile):
             forecast = replace(forecast, kept_P=self.kept.has(ids, step))
         problem = self.rule(forecast, budget, self.min_count, self.max_count)
         low_P = self._with_overdue(problem, forecast, ids, budget)
-        solution = solve(problem.marginals, budget, low_P, problem.high_P)
+        solution = solve(problem.marginals, budget, low_P, problem.high_P, min_group=self.min_group)
         return Plan(
             step=step,
             prompt_ids=ids,
@@ -156,13 +164,14 @@ class KnapsackAllocator(SavedToFile):
     def _with_overdue(
         self, problem: AllocationProblem, forecast: Forecast, ids: Sequence[str], budget: int
     ) -> IntArray:
-        """Lower limits, raised to a pair for overdue prompts that the rule could leave out; ``[P]``."""
+        """Lower limits, raised to the smallest group for overdue prompts that the rule could leave out; ``[P]``."""
         waited_P = forecast.steps_since_observed_P
         if self.max_idle is None or waited_P is None:
             return problem.low_P
-        optional_P = (problem.low_P == 0) & (problem.high_P >= 2)
-        pairs = min(max(int(budget * self.overdue_share) // 2, 1), (budget - int(problem.low_P.sum())) // 2)
-        return np.where(overdue(ids, np.where(optional_P, waited_P, 0), self.max_idle, pairs), 2, problem.low_P)
+        size = self.min_group
+        optional_P = (problem.low_P == 0) & (problem.high_P >= size)
+        groups = min(max(int(budget * self.overdue_share) // size, 1), (budget - int(problem.low_P.sum())) // size)
+        return np.where(overdue(ids, np.where(optional_P, waited_P, 0), self.max_idle, groups), size, problem.low_P)
 
 
 def overdue(prompt_ids: Sequence[str], waited_P: IntArray, max_idle: float, most: int) -> BoolArray:

@@ -54,6 +54,7 @@ class AllocationConfig:
             that it is another one (`knapsack_rl.beliefs.reward_check`).
         weighting: ``prompt`` (advantages are scaled so that every prompt weighs the same in the loss) or ``rollout`` (a
             prompt weighs by its number of rollouts). None: ``prompt`` for the rules that choose, else ``rollout``.
+        min_group: rollouts of the smallest group: a prompt gets none, or at least so many.
 
     Raises:
         ValueError: a value that makes no sense, by name, with what to set instead.
@@ -67,6 +68,7 @@ class AllocationConfig:
     half_life: float | None = None
     success_threshold: float | None = None
     weighting: Weighting | None = None
+    min_group: int = 2
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -83,12 +85,19 @@ class AllocationConfig:
                 f"min_count is {self.min_count} with pool={pool}: a pool is there to choose from, so leave min_count "
                 "away, or set it to 0"
             )
-        least = (0 if pool > 1 else 2) if self.min_count is None else self.min_count
+        least = (0 if pool > 1 else self.min_group) if self.min_count is None else self.min_count
         if least < 0 or least == 1:
             raise ValueError(f"min_count is {least}: a group of one has no gradient, use 0 or at least 2")
         most = max(MOST, MOST_AVERAGES * self.average) if self.max_count is None else self.max_count
-        if most < max(least, 2):
-            raise ValueError(f"max_count is {most}: it must be at least 2 and at least min_count ({least})")
+        if 0 < least < self.min_group:
+            raise ValueError(
+                f"min_count is {least}, below min_group ({self.min_group}): raise it, or set it to 0 so that prompts"
+                " may be left out"
+            )
+        if most < max(least, self.min_group):
+            raise ValueError(
+                f"max_count is {most}: it must be at least min_group ({self.min_group}) and min_count ({least})"
+            )
         if not least <= self.average <= most:
             raise ValueError(
                 f"average is {self.average}: the average number of rollouts must lie between min_count ({least}) and "
@@ -115,7 +124,9 @@ class AllocationConfig:
             beliefs = WindowBeliefs()
         rule = {"paper": paper_rule, "uniform": uniform_rule}.get(self.rule, expected_value)
         assert self.min_count is not None and self.max_count is not None
-        allocator = KnapsackAllocator(beliefs, rule, self.min_count, self.max_count, kept=kept)
+        allocator = KnapsackAllocator(
+            beliefs, rule, self.min_count, self.max_count, kept=kept, min_group=self.min_group
+        )
         self.set_half_life(allocator, half_life)
         return allocator
 
@@ -132,9 +143,9 @@ class AllocationConfig:
         return DEFAULT_HALF_LIFE if steps_per_pass is None else HALF_LIFE_PASSES * max(float(steps_per_pass), 1.0)
 
     def _check_types(self) -> None:
-        for name, least in (("average", 2), ("pool", 1), ("min_count", 0), ("max_count", 2)):
+        for name, least in (("average", 2), ("pool", 1), ("min_count", 0), ("max_count", 2), ("min_group", 2)):
             value = getattr(self, name)
-            if value is None and name != "average":
+            if value is None and name not in ("average", "min_group"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} is {value!r}: it must be a whole number of at least {least}")

@@ -6,6 +6,7 @@
 | `unscaled`, `prompt-unscaled` | advantages are not divided by the group's standard deviation |
 | `lr=F` | the regime's learning rate times F |
 | `step=1/N` | steps of 1/N of the regime's groups and rollouts, so N times as many updates for the same rollouts |
+| `group=N` | the smallest group of our rules with a pool has N rollouts |
 | `kept` | a prompt's last success replaces a rollout of a group of failures |
 | `priced` | the same, and the rule knows which prompts have one |
 | `ratio` | weigh these rollouts by their truncated importance ratio |
@@ -33,12 +34,14 @@ class Options:
         learning_rate: factor on the regime's.
         divisor: a step has the regime's groups and rollouts divided by this.
         priced: whether the rule knows which prompts have a kept success.
+        min_group: rollouts of the smallest group.
     """
 
     loss: Loss = field(default_factory=Loss)
     learning_rate: float = 1.0
     divisor: int = 1
     priced: bool = False
+    min_group: int = 2
 
     def groups(self, groups: int) -> int:
         """Prompts of a step under equal division.
@@ -113,14 +116,18 @@ def _option(text: str) -> Callable[[Options], Options] | None:
     if text in _FLAGS:
         return _FLAGS[text]
     key, equals, value = text.partition("=")
-    if not equals or key not in ("lr", "step"):
+    if not equals or key not in ("lr", "step", "group"):
         return None
     try:
         number = float(value) if key == "lr" else int(value.removeprefix("1/"))
     except ValueError:
         number = 0
     if not 0 < number < float("inf"):
-        raise ValueError(f"{text!r} is no option of a rule: write lr=2 (a factor), or step=1/2 (a whole divisor)")
+        raise ValueError(
+            f"{text!r} is no option of a rule: write lr=2 (a factor), step=1/2 (a whole divisor), or group=4"
+        )
     if key == "lr":
         return lambda options: replace(options, learning_rate=float(number))
+    if key == "group":
+        return lambda options: replace(options, min_group=int(number))
     return lambda options: replace(options, divisor=int(number))

@@ -53,6 +53,7 @@ def _set_up_language_model(trial: Trial) -> TrialSetup:
         truth=instrumented.success_rates,
         features=instrumented.hidden_states,
         kept=environment.kept if options.priced else None,
+        min_group=options.min_group,
     )
     strategy = resolve(name, context)
     instrumented.record_forecasts(strategy)

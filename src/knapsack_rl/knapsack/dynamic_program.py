@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
+
 import numpy as np
 
 from knapsack_rl.knapsack.limits import Solution, checked_budget, checked_costs, checked_limits
+from knapsack_rl.knapsack.repair import no_counts
 from knapsack_rl.notation import FloatArray, IntArray
 
 # Each cell takes 4 bytes and some hundred operations; a larger table would take minutes and gigabytes.
@@ -17,6 +21,7 @@ def solve_by_dynamic_programme(
     low_P: IntArray,
     high_P: IntArray,
     cost_P: FloatArray | None = None,
+    min_group: int = 2,
 ) -> Solution:
     """Choose the counts of greatest total value, for values of any shape.
 
@@ -26,8 +31,9 @@ def solve_by_dynamic_programme(
     Args:
         values_P_N: value of n rollouts in column n, ``[P, >= high_P.max() + 1]``.
         budget: without ``cost_P`` the exact number of rollouts; with it the most that may be spent.
-        low_P, high_P: limits, ``[P]``, each 0 or at least 2; a count of 1 is never planned.
+        low_P, high_P: limits, ``[P]``, each 0 or at least ``min_group``.
         cost_P: integer positive costs of one rollout, ``[P]``.
+        min_group: rollouts of the smallest group; a smaller count is never planned, other than 0.
 
     Returns:
         The optimum (``gap == 0``).
@@ -36,7 +42,7 @@ def solve_by_dynamic_programme(
         ValueError: limits or a budget that cannot be met, costs that are not integers, or a table with more than
             `MAX_CELLS` cells.
     """
-    low_P, high_P = checked_limits(low_P, high_P)
+    low_P, high_P = checked_limits(low_P, high_P, min_group)
     values = np.asarray(values_P_N, dtype=np.float64)
     costs = _integer_costs(cost_P, budget, low_P)
     units = checked_budget(budget, low_P, high_P) if cost_P is None else int(budget)
@@ -49,23 +55,22 @@ def solve_by_dynamic_programme(
     best[0] = 0.0
     choices = np.zeros((low_P.size, units + 1), dtype=np.int32)
     for i in range(low_P.size):
-        best, choices[i] = _add_row(best, values[i], int(costs[i]), int(low_P[i]), int(high_P[i]))
+        counts = range(max(int(low_P[i]), min_group), int(high_P[i]) + 1)
+        best, choices[i] = _add_row(best, values[i], int(costs[i]), chain([0] if low_P[i] == 0 else [], counts))
     spent = units if cost_P is None else int(np.argmax(best))
     if best[spent] == -np.inf:
-        raise ValueError(f"no counts of 0 or at least 2 within the limits sum to a budget of {budget}")
-    counts = _backtrack(choices, costs, spent)
-    return Solution(counts, float(best[spent]), _price(values, counts, costs, low_P))
+        raise no_counts(int(budget), min_group)
+    chosen_P = _backtrack(choices, costs, spent)
+    return Solution(chosen_P, float(best[spent]), _price(values, chosen_P, costs, low_P, min_group))
 
 
 def _add_row(
-    best: FloatArray, values_N: FloatArray, cost: int, low: int, high: int
+    best: FloatArray, values_N: FloatArray, cost: int, counts: Iterable[int]
 ) -> tuple[FloatArray, np.ndarray[tuple[int], np.dtype[np.int32]]]:
     """The greatest values with one more row, and the count of that row at each total cost; both ``[units + 1]``."""
     after = np.full_like(best, -np.inf)
     choice = np.zeros(best.size, dtype=np.int32)
-    for n in range(low, high + 1):
-        if n == 1:
-            continue
+    for n in counts:
         if n * cost >= best.size:
             break
         candidate = best[: best.size - n * cost] + values_N[n]
@@ -84,12 +89,12 @@ def _backtrack(choices: np.ndarray[tuple[int, int], np.dtype[np.int32]], costs: 
     return counts
 
 
-def _price(values: FloatArray, counts: IntArray, costs: IntArray, low_P: IntArray) -> float:
+def _price(values: FloatArray, counts: IntArray, costs: IntArray, low_P: IntArray, min_group: int) -> float:
     """The least value per unit of cost of the last rollouts above the lower limits; 0.0 if there are none."""
     bought = np.flatnonzero(counts > low_P)
     if not bought.size:
         return 0.0
-    step = np.where(counts[bought] == 2, 2, 1)  # a count of 2 was reached from 0
+    step = np.where(counts[bought] == min_group, min_group, 1)  # the smallest group was reached from 0
     gain = values[bought, counts[bought]] - values[bought, counts[bought] - step]
     return float((gain / (step * costs[bought])).min())
 

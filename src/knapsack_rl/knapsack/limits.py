@@ -78,21 +78,24 @@ def spread_evenly(counts_P: IntArray, receivers_P: BoolArray, amount: int, high:
     return counts_P
 
 
-def checked_limits(low_P: IntArray, high_P: IntArray) -> tuple[IntArray, IntArray]:
-    """Convert the limits to integers and check them: each must be 0 or at least 2, and low <= high.
+def checked_limits(low_P: IntArray, high_P: IntArray, min_group: int = 2) -> tuple[IntArray, IntArray]:
+    """Convert the limits to integers and check them: each must be 0 or at least ``min_group``, and low <= high.
 
     Raises:
         ValueError: limits that violate this; the message names the first such prompt.
     """
+    if isinstance(min_group, bool) or min_group != int(min_group) or not 2 <= min_group <= MOST:
+        raise ValueError(f"min_group is {min_group!r}: the smallest group has a whole number of at least 2 rollouts")
     low_P, high_P = np.asarray(low_P, dtype=np.int64), np.asarray(high_P, dtype=np.int64)
     if low_P.shape != high_P.shape or low_P.ndim != 1:
         raise ValueError(f"the limits have shapes {low_P.shape} and {high_P.shape}: one of each per prompt is needed")
     for name, limit_P in (("a lower", low_P), ("an upper", high_P)):
-        wrong = (limit_P < 0) | (limit_P == 1)
+        wrong = (limit_P < 0) | ((limit_P > 0) & (limit_P < min_group))
         if wrong.any():
             i = int(np.argmax(wrong))
             raise ValueError(
-                f"prompt {i} has {name} limit of {limit_P[i]}: a group of one has no gradient, use 0 or at least 2"
+                f"prompt {i} has {name} limit of {limit_P[i]}: the smallest group has {min_group} rollouts, use 0 or at"
+                f" least {min_group}"
             )
     wrong = low_P > high_P
     if wrong.any():

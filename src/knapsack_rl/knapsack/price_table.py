@@ -1,9 +1,9 @@
 """Convert marginal values to prices, so that a solver can select rollouts greedily; evaluated only as far as needed.
 
 Each row becomes a non-increasing price sequence: +inf for mandatory units (below the lower limit), -inf for unavailable
-ones (above the upper limit); the first two rollouts of an optional prompt (lower limit 0) are one item of value v,
-split into two units of price v / 2 (docs/idea.md). If a row is not non-increasing, `NotConcaveError` is raised, because
-greedy selection would not be exact.
+ones (above the upper limit); the first rollouts of an optional prompt (lower limit 0), as many as the smallest group
+has, are one item of value v, split into m units of price v / m (docs/idea.md). If a row is not non-increasing,
+`NotConcaveError` is raised, because greedy selection would not be exact.
 """
 
 from __future__ import annotations
@@ -55,11 +55,13 @@ class PriceTable:
     Attributes:
         marginals: function ``(rows, stop) -> [len(rows), stop]``; column n is the value of the (n+1)-th rollout.
         low_P, high_P: limits of the counts, ``[P]``.
+        min_group: rollouts of the smallest group.
     """
 
     marginals: Callable[[IntArray, int], FloatArray]
     low_P: IntArray
     high_P: IntArray
+    min_group: int = 2
 
     @property
     def width(self) -> int:
@@ -73,7 +75,7 @@ class PriceTable:
             NotConcaveError: a row whose prices increase.
             ValueError: marginals of another shape, or not finite.
         """
-        stop = min(stop, self.width)
+        stop = min(max(stop, self.min_group), self.width)
         size = max(_CELLS // max(stop, 1), 1)
         return [self._block(rows[i : i + size], stop) for i in range(0, rows.size, size)]
 
@@ -87,9 +89,9 @@ class PriceTable:
         low_P, high_P = self.low_P[rows], self.high_P[rows]
         units = np.ascontiguousarray(marginals.T)
         prices = units.copy()
-        pairs = (low_P == 0) & (high_P > 0)
-        if pairs.any():
-            prices[:2, pairs] = units[:2, pairs].sum(axis=0) / 2
+        optional, first = (low_P == 0) & (high_P > 0), self.min_group
+        if optional.any():
+            prices[:first, optional] = units[:first, optional].sum(axis=0) / first
         columns = np.arange(stop)[:, None]
         most, least = int(low_P.max(initial=0)), int(high_P.min(initial=stop))
         prices[:most][columns[:most] < low_P] = np.inf

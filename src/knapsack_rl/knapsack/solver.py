@@ -3,13 +3,12 @@
 The only interface between values and solver is a table of marginals: the solver needs no success rates, and a value
 function needs no budget.
 
-Counts are 0, 2, 3, ...: a group of one has no gradient, so 1 is never planned. On these counts a row is concave if its
-first two rollouts together have at least twice the value of the third, and later marginals do not increase. Such rows
-are solved greedily: units are selected in order of price, where the first two rollouts (a pair) count as two units at
-half the pair's value each. This is exact except in one case: the budget ends within a pair, so that one unit is left
-over. Then the best of three repairs is exact (proof in docs/idea.md): add the unit to a group with rollouts; complete
-the pair with a rollout of another group; or remove a pair and start a group of three. All other tables are solved by a
-dynamic programme.
+Counts are 0 or at least m, the smallest group: 2 by default, because a group of one has no gradient. On these counts a
+row is concave if its first m rollouts together have at least m times the value of the next one, and later marginals do
+not increase. Such rows are solved greedily: units are selected in order of price, where the first m rollouts count as m
+units of equal price. This is exact except in one case: the budget ends within a first group, so that fewer than m units
+are left over. Then `repair` finds the exchange of least loss, which is exact (proof in docs/idea.md). All other tables
+are solved by a dynamic programme.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from knapsack_rl.knapsack.price_table import (
     prices_at,
     total_value,
 )
+from knapsack_rl.knapsack.repair import repair_group, repair_pair
 from knapsack_rl.notation import FloatArray, IntArray
 
 # A table [P, N], or a function (rows, stop) -> [len(rows), stop], which is evaluated only as far as needed: for 100,000
@@ -43,6 +43,7 @@ def solve(
     low_P: IntArray,
     high_P: IntArray,
     cost_P: FloatArray | None = None,
+    min_group: int = 2,
 ) -> Solution:
     """Choose the counts of greatest total value within the limits.
 
@@ -51,18 +52,19 @@ def solve(
             ``(rows, stop) -> [len(rows), stop]`` that returns the same numbers. A function is evaluated, and checked
             for concavity, only as far as needed.
         budget: without ``cost_P`` the exact number of rollouts to plan; with it the most that may be spent.
-        low_P, high_P: limits, ``[P]``, each 0 or at least 2.
+        low_P, high_P: limits, ``[P]``, each 0 or at least ``min_group``.
         cost_P: cost of one rollout of each prompt, positive, ``[P]`` (for example expected tokens).
+        min_group: rollouts of the smallest group: a prompt gets none, or at least so many.
 
     Returns:
         The solution; exact (``gap == 0``) without costs. With costs it is at most ``gap`` below the optimum, and the
-        gap is at most the value of the first pair or rollout that did not fit. Ties are broken by prompt order.
+        gap is at most the value of the first group or rollout that did not fit. Ties are broken by prompt order.
 
     Raises:
         ValueError: limits or a budget that cannot be met, or values that are not finite.
     """
-    low_P, high_P = checked_limits(low_P, high_P)
-    table = PriceTable(_as_function(marginals, high_P), low_P, high_P)
+    low_P, high_P = checked_limits(low_P, high_P, min_group)
+    table = PriceTable(_as_function(marginals, high_P), low_P, high_P, min_group)
     try:
         if cost_P is not None:
             return _solve_costs(table, float(budget), checked_costs(cost_P, budget, low_P))
@@ -73,7 +75,7 @@ def solve(
     except NotConcaveError:
         whole = table.marginals(np.arange(low_P.size), table.width)
         values = np.concatenate([np.zeros((low_P.size, 1)), np.cumsum(whole, axis=1)], axis=1)
-        return solve_by_dynamic_programme(values, budget, low_P, high_P, cost_P)
+        return solve_by_dynamic_programme(values, budget, low_P, high_P, cost_P, min_group)
 
 
 def solve_table(
@@ -82,10 +84,11 @@ def solve_table(
     low_P: IntArray,
     high_P: IntArray,
     cost_P: FloatArray | None = None,
+    min_group: int = 2,
 ) -> Solution:
     """Call `solve` with a table of values: value of n rollouts in column n, ``[P, >= high_P.max() + 1]``."""
     values = np.asarray(values_P_N, dtype=np.float64)
-    solution = solve(np.diff(values, axis=1), budget, low_P, high_P, cost_P)
+    solution = solve(np.diff(values, axis=1), budget, low_P, high_P, cost_P, min_group)
     return Solution(solution.counts_P, solution.value + float(values[:, 0].sum()), solution.price, solution.gap)
 
 
@@ -111,9 +114,16 @@ def _solve_units(table: PriceTable, budget: int, first: int) -> Solution:
         ties_P[block.rows] = np.count_nonzero(block.prices_N_P == price, axis=0)
     left = budget - int(counts_P.sum())
     counts_P += np.clip(left - (np.cumsum(ties_P) - ties_P), 0, ties_P)
-    if (counts_P == 1).any():
-        _repair(counts_P, blocks)
-    return Solution(counts_P, total_value(counts_P, blocks), price if price < np.inf else 0.0)
+    cut_P = (counts_P > 0) & (counts_P < table.min_group)
+    if not cut_P.any():
+        return Solution(counts_P, total_value(counts_P, blocks), price if price < np.inf else 0.0)
+    if table.min_group == 2:
+        repair_pair(counts_P, blocks)
+    else:
+        repair_group(counts_P, int(np.argmax(cut_P)), table, price)
+        # An exchange may reach columns below the price.
+        blocks = table.blocks(np.arange(counts_P.size), int(counts_P.max()))
+    return Solution(counts_P, total_value(counts_P, blocks), price)
 
 
 def _find_price(table: PriceTable, budget: int, stop: int) -> tuple[float, list[PriceBlock]]:
@@ -137,36 +147,6 @@ def _find_price(table: PriceTable, budget: int, stop: int) -> tuple[float, list[
         stop *= 2
 
 
-def _repair(counts_P: IntArray, blocks: list[PriceBlock]) -> None:
-    """Replace, in place and at the least loss, the single unit of the pair that the budget cuts (module docstring).
-
-    Prices enforce the limits: removing a rollout below a lower limit costs +inf, adding one above an upper limit gains
-    -inf.
-    """
-    cut = int(np.argmax(counts_P == 1))
-    counts_P[cut] = 0
-    following, last = prices_at(counts_P, blocks), prices_at(counts_P - 1, blocks)
-    pair, third = 2 * prices_at(np.zeros_like(counts_P), blocks), prices_at(np.full_like(counts_P, 2), blocks)
-    add_one = np.where(counts_P >= 2, following, -np.inf)
-    remove_one = np.where(counts_P > 2, last, np.inf)
-    remove_pair = np.where(counts_P == 2, pair, np.inf)
-    add_three = np.full_like(pair, -np.inf)
-    np.add(pair, third, out=add_three, where=counts_P == 0)
-    gains = (add_one.max(), pair[cut] - remove_one.min(), add_three.max() - remove_pair.min())
-    best = int(np.argmax(gains))
-    if gains[best] == -np.inf:
-        raise ValueError(
-            f"no counts of 0 or at least 2 within the limits sum to a budget of {int(counts_P.sum()) + 1}:"
-            " raise an upper limit or change the budget by one"
-        )
-    if best == 0:
-        counts_P[np.argmax(add_one)] += 1
-    elif best == 1:
-        counts_P[[cut, int(np.argmin(remove_one))]] += [2, -1]
-    else:
-        counts_P[[int(np.argmax(add_three)), int(np.argmin(remove_pair))]] += [3, -2]
-
-
 def _solve_costs(table: PriceTable, budget: float, cost_P: FloatArray) -> Solution:
     """Solve with unequal costs: select units by price per cost until one does not fit, then fill the remainder."""
     blocks = table.blocks(np.arange(table.low_P.size), table.width)
@@ -181,7 +161,7 @@ def _solve_costs(table: PriceTable, budget: float, cost_P: FloatArray) -> Soluti
     if bought < order.size:  # the optimum with fractional units, an upper bound
         bound += max(left - float(spent[bought]), 0.0) * float(ratio[order[bought]])
     counts_P = table.low_P + np.bincount(rows[:bought], minlength=cost_P.size)
-    counts_P[counts_P == 1] = 0
+    counts_P[counts_P < table.min_group] = 0
     _fill(counts_P, table, blocks, cost_P, budget)
     value = total_value(counts_P, blocks)
     gap = max(bound - value, 0.0)
@@ -194,10 +174,10 @@ def _solve_costs(table: PriceTable, budget: float, cost_P: FloatArray) -> Soluti
 
 
 def _fill(counts_P: IntArray, table: PriceTable, blocks: list[PriceBlock], cost_P: FloatArray, budget: float) -> None:
-    """Add, in place, the pair or rollout of highest price per cost that fits the remaining budget, until none does."""
+    """Add, in place, the first group or rollout of highest price per cost that fits the budget, until none does."""
     while True:
         left = budget * (1 + ROUNDING) - float((cost_P * counts_P).sum())
-        step_P = np.where(counts_P == 0, 2, 1)
+        step_P = np.where(counts_P == 0, table.min_group, 1)
         ratio_P = prices_at(counts_P, blocks) / cost_P
         ratio_P[(counts_P >= table.high_P) | (step_P * cost_P > left)] = -np.inf
         best = int(np.argmax(ratio_P)) if ratio_P.size else 0
