@@ -50,6 +50,7 @@ class RuleContext:
         features: what prompts look like to the policy, for rules that learn from it; None where it is unknown.
         kept: successes that replace a failed rollout, for rules that price them; None where none are kept.
         min_group: rollouts of the smallest group, for our rules with a pool.
+        step_cost: cost of a step as a share of its budget, for our rules; None to spend the budget.
     """
 
     groups: int = 256
@@ -62,6 +63,7 @@ class RuleContext:
     features: FeatureSource | None = None
     kept: KeptSuccesses | None = None
     min_group: int = 2
+    step_cost: float | None = None
 
     @property
     def budget(self) -> int:
@@ -93,7 +95,9 @@ def _configured(context: RuleContext, rule: RuleName, most: int = 1) -> Strategy
         min_group=context.min_group if most > 1 else 2,
     )
     features = context.features if rule == "calibrated" else None
-    return OneRound(config.make_allocator(kept=context.kept), context.pool(most), features)
+    allocator = config.make_allocator(kept=context.kept)
+    allocator.step_cost = context.step_cost
+    return OneRound(allocator, context.pool(most), features)
 
 
 def _oracle(context: RuleContext, most: int = 1) -> Strategy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from knapsack_rl.beliefs.forecast import Beliefs, Forecast
 from knapsack_rl.files import SavedToFile, State
 from knapsack_rl.kept import KeptSuccesses
 from knapsack_rl.knapsack.solver import solve
+from knapsack_rl.knapsack.step_budget import best_budget
 from knapsack_rl.notation import BoolArray, IntArray, PromptFeatures, text_ids
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
@@ -21,6 +23,8 @@ from knapsack_rl.rules import AllocationProblem, AllocationRule, expected_value
 
 # Share of a step's rollouts that may go to prompts only because they were not observed for long.
 OVERDUE_SHARE = 1 / 8
+# Least share of the budget that a plan with a budget of its own spends: the smallest step that was measured (docs/lab.md).
+LEAST_BUDGET = 1 / 4
 
 
 class Allocator(Protocol):
@@ -63,6 +67,8 @@ class KnapsackAllocator(SavedToFile):
         overdue_share: float = OVERDUE_SHARE,
         kept: KeptSuccesses | None = None,
         min_group: int = 2,
+        step_cost: float | None = None,
+        least_budget: float = LEAST_BUDGET,
     ) -> None:
         """An allocator that plans ``min_count..max_count`` rollouts a prompt.
 
@@ -78,6 +84,9 @@ class KnapsackAllocator(SavedToFile):
             kept: successes that replace a rollout of a group that fails as a whole; the trainer adds them.
                 The rule is told which prompts have one. None if none are kept.
             min_group: rollouts of the smallest group: a prompt gets none, or at least so many.
+            step_cost: cost of a step beside its rollouts, as a share of the budget. With it a plan spends what this
+                step deserves (`knapsack_rl.knapsack.step_budget`), at most the budget. None spends the budget.
+            least_budget: least share of the budget that such a plan spends.
 
         Raises:
             ValueError: limits that allow a group of one, or that cross; a ``max_idle`` or share out of range.
@@ -100,14 +109,19 @@ class KnapsackAllocator(SavedToFile):
         self.rule: AllocationRule = expected_value if rule is None else rule
         self.min_count, self.max_count = min_count, max_count
         self.max_idle, self.overdue_share = max_idle, overdue_share
+        if step_cost is not None and not 0 <= step_cost < float("inf"):
+            raise ValueError(f"step_cost is {step_cost}: it is a share of the budget, 0 or more, or None")
+        if not 0 < least_budget <= 1:
+            raise ValueError(f"least_budget is {least_budget}: it is a share of the budget, above 0 and at most 1")
         self.kept, self.min_group = kept, min_group
+        self.step_cost, self.least_budget = step_cost, least_budget
 
     def plan(self, prompt_ids: Sequence[str], budget: int, step: int, features: PromptFeatures | None = None) -> Plan:
         """Divide ``budget`` rollouts among the prompts. Changes nothing.
 
         Args:
             prompt_ids: the prompts to divide among; an id may occur twice.
-            budget: rollouts of the step.
+            budget: rollouts of the step; with a ``step_cost`` the most of them.
             step: generation step, from 0.
             features: what the prompts look like, for beliefs that learn from that.
 
@@ -123,6 +137,7 @@ class KnapsackAllocator(SavedToFile):
             forecast = replace(forecast, kept_P=self.kept.has(ids, step))
         problem = self.rule(forecast, budget, self.min_count, self.max_count)
         low_P = self._with_overdue(problem, forecast, ids, budget)
+        budget = self._deserved(problem, low_P, budget)
         solution = solve(problem.marginals, budget, low_P, problem.high_P, min_group=self.min_group)
         return Plan(
             step=step,
@@ -160,6 +175,14 @@ class KnapsackAllocator(SavedToFile):
             BeliefFileError: state of other beliefs, or damaged.
         """
         self.beliefs.load_state_dict(state)
+
+    def _deserved(self, problem: AllocationProblem, low_P: IntArray, budget: int) -> int:
+        """The rollouts that the step deserves, at most the budget."""
+        if self.step_cost is None:
+            return budget
+        least = min(max(math.ceil(self.least_budget * budget), int(low_P.sum()), self.min_group), budget)
+        cost = self.step_cost * budget
+        return best_budget(problem.marginals, least, budget, low_P, problem.high_P, cost, self.min_group)
 
     def _with_overdue(
         self, problem: AllocationProblem, forecast: Forecast, ids: Sequence[str], budget: int

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from knapsack_rl.allocator import KnapsackAllocator
+from knapsack_rl.allocator import LEAST_BUDGET, KnapsackAllocator
 from knapsack_rl.beliefs.beta import HALF_LIFE_PASSES, BetaBeliefs
 from knapsack_rl.beliefs.calibrated import CalibratedBeliefs
 from knapsack_rl.beliefs.forecast import Beliefs
@@ -17,6 +17,7 @@ from knapsack_rl.rules import expected_value, paper_rule, uniform_rule
 
 RuleName = Literal["calibrated", "beta", "paper", "uniform"]
 Weighting = Literal["prompt", "rollout"]
+Budget = Literal["fixed", "adaptive"]
 
 RULES: tuple[RuleName, ...] = get_args(RuleName)
 # The others give every prompt a share, however many prompts there are: in a pool, groups of one.
@@ -27,6 +28,8 @@ DEFAULT_POOL = 4
 MOST, MOST_AVERAGES = 128, 4
 # Half-life in steps where the length of a pass over the data is not known: about an epoch of the paper's runs.
 DEFAULT_HALF_LIFE = 64.0
+# Cost of a step beside its rollouts, as a share of its budget, where the budget is adaptive (docs/lab.md).
+STEP_COST = 0.1
 # Half-lives without an observation after which an offered prompt gets a pair: its evidence then counts a quarter.
 OVERDUE_HALF_LIVES = 2.0
 
@@ -55,6 +58,10 @@ class AllocationConfig:
         weighting: ``prompt`` (advantages are scaled so that every prompt weighs the same in the loss) or ``rollout`` (a
             prompt weighs by its number of rollouts). None: ``prompt`` for the rules that choose, else ``rollout``.
         min_group: rollouts of the smallest group: a prompt gets none, or at least so many.
+        budget: ``fixed`` spends the budget of each step; ``adaptive`` spends what the step deserves
+            (`knapsack_rl.knapsack.step_budget`), at most the budget.
+        step_cost: for an adaptive budget: cost of a step beside its rollouts, as a share of the budget.
+        least_budget: for an adaptive budget: least share of the budget that is spent.
 
     Raises:
         ValueError: a value that makes no sense, by name, with what to set instead.
@@ -69,6 +76,9 @@ class AllocationConfig:
     success_threshold: float | None = None
     weighting: Weighting | None = None
     min_group: int = 2
+    budget: Budget = "fixed"
+    step_cost: float = STEP_COST
+    least_budget: float = LEAST_BUDGET
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -127,6 +137,8 @@ class AllocationConfig:
         allocator = KnapsackAllocator(
             beliefs, rule, self.min_count, self.max_count, kept=kept, min_group=self.min_group
         )
+        if self.budget == "adaptive":
+            allocator.step_cost, allocator.least_budget = self.step_cost, self.least_budget
         self.set_half_life(allocator, half_life)
         return allocator
 
@@ -157,6 +169,12 @@ class AllocationConfig:
                 raise ValueError(f"{name} is {value!r}: it must be a finite number")
         if self.half_life is not None and not self.half_life > 0:
             raise ValueError(f"half_life is {self.half_life}: it counts steps and must be positive")
+        if self.budget not in get_args(Budget):
+            raise ValueError(f"budget is {self.budget!r}: choose 'fixed' or 'adaptive'")
+        if not 0 <= self.step_cost < float("inf"):
+            raise ValueError(f"step_cost is {self.step_cost!r}: it is a share of the budget, 0 or more")
+        if not 0 < self.least_budget <= 1:
+            raise ValueError(f"least_budget is {self.least_budget!r}: it is a share of the budget, above 0, at most 1")
         if self.rule not in RULES:
             raise ValueError(f"there is no rule {self.rule!r}: choose from {', '.join(RULES)}")
         if self.weighting not in (None, *get_args(Weighting)):

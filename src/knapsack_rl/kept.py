@@ -29,18 +29,20 @@ class KeptSuccess:
 
     Attributes:
         tokens_T: its tokens, end of sequence included, ``[T]``.
-        log_probs_T: their log-probabilities under the policy that sampled them, ``[T]``.
+        log_probs_T: their log-probabilities under the policy that sampled them, ``[T]``; NaN where unknown.
+        rewards_F: its reward by each reward function, ``[F]``.
         step: the generation step at which it was sampled.
     """
 
     tokens_T: NDArray[np.int32]
     log_probs_T: NDArray[np.float32]
+    rewards_F: FloatArray
     step: int
 
     @property
     def bytes(self) -> int:
         """Memory that it takes, about."""
-        return _BYTES_PER_ENTRY + _BYTES_PER_TOKEN * self.tokens_T.size
+        return _BYTES_PER_ENTRY + _BYTES_PER_TOKEN * (self.tokens_T.size + self.rewards_F.size)
 
     def weight(self, log_prob: float, most: float = 1.0) -> float:
         """Truncated importance ratio min(pi_now / pi_then, ``most``) of the whole rollout.
@@ -82,7 +84,14 @@ class KeptSuccesses:
         """Memory that the kept rollouts take, about."""
         return self._bytes
 
-    def keep(self, prompt_id: str, step: int, tokens_T: Sequence[int] | IntArray, log_probs_T: FloatArray) -> None:
+    def keep(
+        self,
+        prompt_id: str,
+        step: int,
+        tokens_T: Sequence[int] | IntArray,
+        log_probs_T: Sequence[float] | FloatArray,
+        rewards_F: Sequence[float] | FloatArray = (1.0,),
+    ) -> None:
         """Keep a success in place of the prompt's last one, and drop the oldest while there are too many bytes.
 
         Raises:
@@ -96,7 +105,7 @@ class KeptSuccesses:
                 " log-probability for each token, and at least one token"
             )
         self._drop(prompt_id)
-        entry = KeptSuccess(tokens, log_probs, int(step))
+        entry = KeptSuccess(tokens, log_probs, np.array(rewards_F, dtype=np.float64).reshape(-1), int(step))
         self._kept[prompt_id] = entry
         self._bytes += entry.bytes
         while self._bytes > self.max_bytes:
@@ -120,6 +129,8 @@ class KeptSuccesses:
             "ids": np.array(list(self._kept), dtype=np.str_),
             "lengths": np.array([each.tokens_T.size for each in kept], dtype=np.int64),
             "steps": np.array([each.step for each in kept], dtype=np.int64),
+            "functions": np.array([each.rewards_F.size for each in kept], dtype=np.int64),
+            "rewards": np.concatenate([np.zeros(0), *(each.rewards_F for each in kept)]),
             "tokens": np.concatenate([np.zeros(0, np.int32), *(each.tokens_T for each in kept)]),
             "log_probs": np.concatenate([np.zeros(0, np.float32), *(each.log_probs_T for each in kept)]),
         }
@@ -131,17 +142,22 @@ class KeptSuccesses:
             ValueError: arrays that do not fit together.
         """
         ids, lengths, steps = (np.asarray(state[name]) for name in ("ids", "lengths", "steps"))
-        tokens, log_probs = np.asarray(state["tokens"]), np.asarray(state["log_probs"])
+        tokens, log_probs, rewards = (np.asarray(state[name]) for name in ("tokens", "log_probs", "rewards"))
+        functions = np.asarray(state["functions"])
         whole = int(lengths.sum())
-        if not (ids.size == lengths.size == steps.size and tokens.size == log_probs.size == whole):
+        fits = ids.size == lengths.size == steps.size == functions.size and rewards.size == int(functions.sum())
+        if not (fits and tokens.size == log_probs.size == whole):
             raise ValueError(
                 f"kept successes are damaged: {ids.size} ids, {lengths.size} lengths, {steps.size} steps,"
-                f" {tokens.size} tokens of {whole}, {log_probs.size} log-probabilities"
+                f" {tokens.size} tokens of {whole}, {log_probs.size} log-probabilities, {rewards.size} rewards"
             )
         restored = KeptSuccesses(self.max_bytes, self.max_age)
         ends = np.cumsum(lengths)
-        for prompt_id, start, end, step in zip(ids.tolist(), ends - lengths, ends, steps.tolist(), strict=True):
-            restored.keep(prompt_id, step, tokens[start:end], log_probs[start:end])
+        rows = zip(
+            ids.tolist(), ends - lengths, ends, steps.tolist(), np.split(rewards, np.cumsum(functions)), strict=False
+        )
+        for prompt_id, start, end, step, rewards_F in rows:
+            restored.keep(prompt_id, step, tokens[start:end], log_probs[start:end], rewards_F)
         self._kept, self._bytes = restored._kept, restored._bytes
 
     def _drop(self, prompt_id: str) -> None:

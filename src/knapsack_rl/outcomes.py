@@ -14,6 +14,12 @@ from knapsack_rl.notation import BoolArray, FloatArray, IntArray, PromptFeatures
 TOLERANCE = 1e-6
 
 
+def is_success(rewards_PG: FloatArray, success_threshold: float) -> BoolArray:
+    """Whether each reward reaches the threshold, ``[PG]``; False for NaN, which is no answer."""
+    reached: BoolArray = rewards_PG >= success_threshold - TOLERANCE
+    return reached
+
+
 @dataclass(frozen=True, eq=False)
 class Outcomes:
     """The rewards of groups of rollouts, flat, group after group.
@@ -140,7 +146,7 @@ class Outcomes:
     @cached_property
     def success_PG(self) -> BoolArray:
         """Whether each row reached the threshold, ``[PG]``; False for rows without an answer."""
-        return self.rewards_PG >= self.success_threshold - TOLERANCE
+        return is_success(self.rewards_PG, self.success_threshold)
 
     @cached_property
     def attempts_P(self) -> IntArray:

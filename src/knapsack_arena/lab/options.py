@@ -7,6 +7,7 @@
 | `lr=F` | the regime's learning rate times F |
 | `step=1/N` | steps of 1/N of the regime's groups and rollouts, so N times as many updates for the same rollouts |
 | `group=N` | the smallest group of our rules with a pool has N rollouts |
+| `cost=F` | a step costs F times its budget beside its rollouts: our rules spend what a step deserves |
 | `kept` | a prompt's last success replaces a rollout of a group of failures |
 | `priced` | the same, and the rule knows which prompts have one |
 | `ratio` | weigh these rollouts by their truncated importance ratio |
@@ -35,6 +36,7 @@ class Options:
         divisor: a step has the regime's groups and rollouts divided by this.
         priced: whether the rule knows which prompts have a kept success.
         min_group: rollouts of the smallest group.
+        step_cost: cost of a step as a share of its budget; None to spend the budget.
     """
 
     loss: Loss = field(default_factory=Loss)
@@ -42,6 +44,7 @@ class Options:
     divisor: int = 1
     priced: bool = False
     min_group: int = 2
+    step_cost: float | None = None
 
     def groups(self, groups: int) -> int:
         """Prompts of a step under equal division.
@@ -116,10 +119,10 @@ def _option(text: str) -> Callable[[Options], Options] | None:
     if text in _FLAGS:
         return _FLAGS[text]
     key, equals, value = text.partition("=")
-    if not equals or key not in ("lr", "step", "group"):
+    if not equals or key not in ("lr", "step", "group", "cost"):
         return None
     try:
-        number = float(value) if key == "lr" else int(value.removeprefix("1/"))
+        number = float(value) if key in ("lr", "cost") else int(value.removeprefix("1/"))
     except ValueError:
         number = 0
     if not 0 < number < float("inf"):
@@ -128,6 +131,8 @@ def _option(text: str) -> Callable[[Options], Options] | None:
         )
     if key == "lr":
         return lambda options: replace(options, learning_rate=float(number))
+    if key == "cost":
+        return lambda options: replace(options, step_cost=float(number))
     if key == "group":
         return lambda options: replace(options, min_group=int(number))
     return lambda options: replace(options, divisor=int(number))
