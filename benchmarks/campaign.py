@@ -2,7 +2,7 @@
 
     python -m benchmarks.campaign tune        # every rule over learning rates and sizes of steps, on tuning seeds
     python -m benchmarks.campaign evidence    # each rule at its best and at the common setting, on other base models
-    python -m benchmarks.campaign table       # the table of the tuning campaign in docs/lab.md
+    python -m benchmarks.campaign table       # the tables of both campaigns in docs/lab.md
 
 A trial that has a line in the file is not run again. Lines of several machines may be joined: a trial's numbers depend
 on its rule, regime, seed and budget; versions and processor are recorded with it.
@@ -213,12 +213,33 @@ def build_base_models(jobs: Sequence[Job]) -> None:
         print(f"{regime}: {find_regime(regime).base_model()}", flush=True)
 
 
+def tuned_settings(evidence_lines: Iterable[Line], tuned: Sequence[Line]) -> dict[tuple[str, str], str]:
+    """The setting of each rule on each regime that the tuning campaign has chosen, among those that were run.
+
+    The tuning campaign may go on after an evidence campaign has begun.
+    """
+    found: dict[tuple[str, str], str] = {}
+    run = {(line["regime"].partition("/")[0], line["rule"]) for line in evidence_lines}
+    for regime in dict.fromkeys(regime for regime, _ in run):
+        for rule in RULES:
+            lines = [line for line in tuned if line["regime"] == regime and (regime, line["rule"]) in run]
+            try:
+                found[regime, rule] = best(lines, rule, regime)
+            except ValueError:  # not tuned there
+                found[regime, rule] = rule
+    return found
+
+
 def write_table(lines: Sequence[Line], page: Path) -> int:
-    """Write the tuning tables between their marks on a page."""
+    """Write the tables of both campaigns between their marks on a page."""
+    from benchmarks import evidence_tables
     from benchmarks.arena import splice
     from benchmarks.campaign_tables import MARKS, tuning_tables
 
-    page.write_text(splice(page.read_text(encoding="utf-8"), tuning_tables(lines), *MARKS), encoding="utf-8")
+    text = splice(page.read_text(encoding="utf-8"), tuning_tables(lines), *MARKS)
+    found = read(RESULTS / "evidence.jsonl")
+    text = splice(text, evidence_tables.evidence_tables(found, tuned_settings(found, lines)), *evidence_tables.MARKS)
+    page.write_text(text, encoding="utf-8")
     print(page)
     return 0
 

@@ -98,3 +98,11 @@ def test_two_processes_resume_bit_for_bit(tmp_path: Path, changes: dict[str, Any
     assert [s.outcomes.rewards_PG.tolist() for s in again.steps] == [
         s.outcomes.rewards_PG.tolist() for s in trace.steps[4:]
     ]
+
+
+def test_two_processes_keep_the_same_successes(tmp_path: Path) -> None:
+    """A kept success may be used in another process than the one that sampled it."""
+    pair, _ = train(tmp_path, 2, sample=True, keep_successes=True, max_steps=8)
+    assert pair[0]["weights"] == pair[1]["weights"]
+    assert pair[0]["kept"] == pair[1]["kept"] and pair[0]["kept"]
+    assert pair[0]["kept_used"] > 2

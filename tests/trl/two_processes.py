@@ -49,7 +49,10 @@ trainer = small.knapsack(
     **extra,
 )
 rank = trainer.accelerator.process_index
+kept = trainer.kept
 report = {
+    "kept": None if kept is None else {name: value.tolist() for name, value in kept.state_dict().items()},
+    "kept_used": sum(used or 0 for (used,) in small.logged(trainer, "knapsack/kept_used")),
     "world_size": trainer.accelerator.num_processes,
     "scored": scored,
     "advantages": list(trainer._logs["advantages"]),

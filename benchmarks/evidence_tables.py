@@ -1,0 +1,156 @@
+"""The table of the evidence campaign: each rule, tuned and at the common setting, against tuned uniform, run by run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from benchmarks.campaign import Line
+from knapsack_arena.statistics import holm
+from knapsack_rl.notation import FloatArray
+
+MARKS: Final = ("<!-- evidence -->", "<!-- /evidence -->")
+REPLICATIONS: Final = 20_000
+DEFAULT: Final = "calibrated-pool@prompt"
+PRICED: Final = f"{DEFAULT}@priced"
+# As registered in docs/log.md: the rule on the left is ahead of the one on the right.
+CLAIMS: Final = ((DEFAULT, "uniform"), (PRICED, "uniform"), (PRICED, DEFAULT), (PRICED, "ar3po@kept"))
+
+# A run: its base model and seed.
+Run = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a run is judged by; areas, ends and shares in points.
+
+    Attributes:
+        area: under the held-out success rate, over the regime's budget.
+        end: held-out success rate at the regime's budget.
+        hard: that of the harder half of the held-out prompts.
+        solved: prompts solved at least once by then.
+    """
+
+    area: float
+    end: float
+    hard: float
+    solved: float
+
+
+def measure(line: Line) -> Measure:
+    """Measure a run up to the regime's budget."""
+    x = np.asarray(line["spent"])
+    within = np.unique(np.concatenate([x[x < 1], [1.0]]))
+    levels = np.interp(within, x, line["held_out_p"])
+    at_end = [100 * float(np.interp(1.0, x, line[name])) for name in ("held_out_p", "hard_half_p", "coverage")]
+    area = 100 * float(np.trapezoid(levels, within) / (1 - within[0]))
+    return Measure(area, *at_end)
+
+
+def budget_to(line: Line, target: float) -> float | None:
+    """Share of the regime's budget at which the held-out rate first reaches a target; None if it never does."""
+    x, y = np.asarray(line["spent"]), np.asarray(line["held_out_p"])
+    reached = np.flatnonzero(y >= target)
+    if not reached.size:
+        return None
+    i = int(reached[0])
+    if i == 0:
+        return float(x[0])
+    share = (target - y[i - 1]) / (y[i] - y[i - 1])
+    return float(x[i - 1] + share * (x[i] - x[i - 1]))
+
+
+def bootstrap(difference_by_run: Mapping[Run, float], seed: int = 0) -> FloatArray:
+    """Means of differences whose runs are drawn with replacement within each base model, ``[replications]``."""
+    random = np.random.default_rng(seed)
+    strata: dict[str, list[float]] = {}
+    for (base, _), value in sorted(difference_by_run.items()):
+        strata.setdefault(base, []).append(value)
+    sums = np.zeros(REPLICATIONS)
+    for values in strata.values():
+        drawn = random.integers(len(values), size=(REPLICATIONS, len(values)))
+        sums += np.asarray(values)[drawn].sum(axis=1)
+    return sums / len(difference_by_run)
+
+
+def evidence_tables(lines: Sequence[Line], tuned: Mapping[tuple[str, str], str]) -> str:
+    """One Markdown table for each regime, and one of the claims.
+
+    Args:
+        lines: of the evidence campaign.
+        tuned: the tuned setting's name, by regime and rule.
+    """
+    parts: list[str] = []
+    for regime in dict.fromkeys(line["regime"].partition("/")[0] for line in lines):
+        by_name: dict[str, dict[Run, Line]] = {}
+        for line in lines:
+            family, _, instance = line["regime"].partition("/")
+            if family == regime:
+                by_name.setdefault(line["rule"], {})[instance, line["seed"]] = line
+        names = {rule: tuned[regime, rule] for rule in (DEFAULT, PRICED, "ar3po@kept", "uniform")}
+        reference = by_name.get(names["uniform"], {})
+        if not reference:
+            continue
+        parts += [f"*{regime}*\n", _HEADER, *_rows(by_name, names, reference), "", *_claims(by_name, names), ""]
+    return "\n".join(parts)
+
+
+_HEADER: Final = (
+    "| rule | setting | runs | area, ahead of tuned uniform | budget to its end | end | harder half | ever solved |\n"
+    "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+)
+
+
+def _rows(
+    by_name: Mapping[str, Mapping[Run, Line]], names: Mapping[str, str], reference: Mapping[Run, Line]
+) -> Iterator[str]:
+    zero = {run: measure(line) for run, line in reference.items()}
+    for rule, best in names.items():
+        for name in dict.fromkeys((best, rule)):
+            found = {run: line for run, line in by_name.get(name, {}).items() if run in reference}
+            if not found:
+                continue
+            measured = {run: measure(line) for run, line in found.items()}
+            area = _interval({run: each.area - zero[run].area for run, each in measured.items()})
+            needed = [budget_to(line, zero[run].end / 100) for run, line in found.items()]
+            least = float(np.median([2.0 if each is None else each for each in needed]))
+            never = sum(each is None for each in needed)
+            ends = [
+                f"{np.mean([getattr(each, what) - getattr(zero[run], what) for run, each in measured.items()]):+.1f}"
+                for what in ("end", "hard", "solved")
+            ]
+            setting = name.removeprefix(rule).replace("@", " ").strip() or "common"
+            budget = f"{least:.2f}" + (f" ({never} never)" if never else "") if least < 2 else "never"
+            yield f"| `{rule}` | {setting} | {len(found)} | {area} | {budget} | {' | '.join(ends)} |"
+
+
+def _claims(by_name: Mapping[str, Mapping[Run, Line]], names: Mapping[str, str]) -> Iterator[str]:
+    """The registered claims with p-values adjusted for their number."""
+    p_values, texts = {}, {}
+    for ahead, behind in CLAIMS:
+        first, second = by_name.get(names[ahead], {}), by_name.get(names[behind], {})
+        both = {run: measure(first[run]).area - measure(second[run]).area for run in first if run in second}
+        if len(both) < 2:
+            continue
+        means = bootstrap(both)
+        claim = f"`{ahead}` ahead of `{behind}`"
+        tail = min((means <= 0).mean(), (means >= 0).mean())
+        p_values[claim] = min(2 * float(tail) + 1 / REPLICATIONS, 1.0)
+        texts[claim] = f"{_interval(both)} | {sum(value > 0 for value in both.values())} of {len(both)}"
+    adjusted = holm(p_values)
+    if adjusted:
+        yield "| claim, both tuned | area, points | runs ahead | p (Holm) |\n| --- | ---: | ---: | ---: |"
+    for claim, text in texts.items():
+        yield f"| {claim} | {text} | {adjusted[claim]:.3f} |"
+
+
+def _interval(difference_by_run: Mapping[Run, float]) -> str:
+    """Mean and 95 % interval, in points."""
+    mean = float(np.mean(list(difference_by_run.values())))
+    if all(value == 0 for value in difference_by_run.values()):
+        return "0"
+    low, high = np.quantile(bootstrap(difference_by_run), [0.025, 0.975])
+    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"

@@ -1,0 +1,60 @@
+"""The evidence campaign's table: what a run is judged by, and that the table in the docs is the file's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from benchmarks import evidence_tables
+from benchmarks.campaign import RESULTS, Line, read, tuned_settings
+from benchmarks.evidence_tables import bootstrap, budget_to, measure
+from benchmarks.evidence_tables import evidence_tables as tables
+
+
+def _line(rule: str, level: float, regime: str = "keys/1", seed: int = 10) -> Line:
+    """A rate that rises evenly from 0 to ``level`` at the regime's budget, and goes on."""
+    rates = [0.0, level / 2, level, 1.5 * level]
+    return {
+        "rule": rule, "regime": regime, "seed": seed, "longer": 1.5, "spent": [0.0, 0.5, 1.0, 1.5],
+        "held_out_p": rates, "hard_half_p": rates, "coverage": rates,
+    }  # fmt: skip
+
+
+def test_a_run_is_measured_up_to_the_regimes_budget() -> None:
+    found = measure(_line("uniform", 0.6))
+    assert found.area == pytest.approx(30)
+    assert (found.end, found.hard, found.solved) == pytest.approx((60, 60, 60))
+
+
+def test_the_budget_to_a_target_is_where_the_rate_first_reaches_it() -> None:
+    line = _line("uniform", 0.6)
+    assert budget_to(line, 0.3) == pytest.approx(0.5)
+    assert budget_to(line, 0.75) == pytest.approx(1.25)
+    assert budget_to(line, 0.95) is None
+    assert budget_to(line, 0.0) == 0
+
+
+def test_runs_are_drawn_within_base_models() -> None:
+    means = bootstrap({("1", seed): 1.0 for seed in range(4)} | {("2", seed): float(seed) for seed in range(4)})
+    assert means.mean() == pytest.approx((1 + 1.5) / 2, abs=0.02)
+    assert means.std() == pytest.approx(np.sqrt(1.25 / 4) / 2, rel=0.05)  # the second base model alone varies
+
+
+def test_the_table_compares_runs_of_one_base_model_and_seed() -> None:
+    lines = [
+        _line(rule, level + 0.01 * seed, f"keys/{instance}", seed)
+        for instance, low in ((1, 0.2), (2, 0.2))
+        for seed in (1, 2)
+        for rule, level in (("uniform", low), (evidence_tables.DEFAULT, low + 0.4))
+    ]
+    text = tables(lines, tuned_settings(lines, []))
+    row = next(line for line in text.splitlines() if line.startswith(f"| `{evidence_tables.DEFAULT}` |"))
+    assert "| 4 | +20.0 (+20.0 to +20.0) | 0.5" in row
+    assert "4 of 4 | 0.000 |" in text
+
+
+def test_the_table_in_the_docs_is_that_of_the_file() -> None:
+    lines = read(RESULTS / "evidence.jsonl")
+    text = (RESULTS.parents[1] / "docs" / "lab.md").read_text(encoding="utf-8")
+    begin, end = (text.index(mark) for mark in evidence_tables.MARKS)
+    written = text[begin + len(evidence_tables.MARKS[0]) : end].strip()
+    assert written == tables(lines, tuned_settings(lines, read(RESULTS / "tuning.jsonl"))).strip()
