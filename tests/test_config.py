@@ -9,7 +9,7 @@ import pytest
 from knapsack_rl import AllocationConfig, BetaBeliefs, CalibratedBeliefs, WindowBeliefs
 from knapsack_rl.config import FIELDS, from_dialect
 
-CONSTANT_SHAPES = ("budget", "step_cost", "least_budget")
+CONSTANT_SHAPES = ("budget", "step_cost", "least_budget", "token_decay", "token_every")
 
 
 @pytest.mark.parametrize(

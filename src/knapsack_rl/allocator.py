@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,14 +16,14 @@ from knapsack_rl.files import SavedToFile, State
 from knapsack_rl.kept import KeptSuccesses
 from knapsack_rl.knapsack.solver import solve
 from knapsack_rl.knapsack.step_budget import best_budget
-from knapsack_rl.notation import BoolArray, IntArray, PromptFeatures, text_ids
+from knapsack_rl.notation import BoolArray, FloatArray, IntArray, PromptFeatures, text_ids
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
 from knapsack_rl.rules import AllocationProblem, AllocationRule, expected_value
 
 # Share of a step's rollouts that may go to prompts only because they were not observed for long.
 OVERDUE_SHARE = 1 / 8
-# Least share of the budget that a plan with a budget of its own spends: the smallest step that was measured (docs/lab.md).
+# Least share of its budget that an adaptive plan spends: the smallest step that was measured (docs/lab.md).
 LEAST_BUDGET = 1 / 4
 
 
@@ -66,9 +66,11 @@ class KnapsackAllocator(SavedToFile):
         max_idle: float | None = None,
         overdue_share: float = OVERDUE_SHARE,
         kept: KeptSuccesses | None = None,
+        *,
         min_group: int = 2,
         step_cost: float | None = None,
         least_budget: float = LEAST_BUDGET,
+        token_share: Callable[[int], float] | None = None,
     ) -> None:
         """An allocator that plans ``min_count..max_count`` rollouts a prompt.
 
@@ -87,6 +89,9 @@ class KnapsackAllocator(SavedToFile):
             step_cost: cost of a step beside its rollouts, as a share of the budget. With it a plan spends what this
                 step deserves (`knapsack_rl.knapsack.step_budget`), at most the budget. None spends the budget.
             least_budget: least share of the budget that such a plan spends.
+            token_share: for a budget in tokens: a function of the step. A plan then spends at most the tokens that the
+                budget's rollouts take at the mean expected length of the prompts, times this share; a rollout of a
+                prompt costs its expected length. None: a budget in rollouts.
 
         Raises:
             ValueError: limits that allow a group of one, or that cross; a ``max_idle`` or share out of range.
@@ -111,17 +116,20 @@ class KnapsackAllocator(SavedToFile):
         self.max_idle, self.overdue_share = max_idle, overdue_share
         if step_cost is not None and not 0 <= step_cost < float("inf"):
             raise ValueError(f"step_cost is {step_cost}: it is a share of the budget, 0 or more, or None")
+        if token_share is not None and step_cost is not None:
+            raise ValueError("step_cost and token_share are both set: a budget is adaptive, or in tokens")
         if not 0 < least_budget <= 1:
             raise ValueError(f"least_budget is {least_budget}: it is a share of the budget, above 0 and at most 1")
         self.kept, self.min_group = kept, min_group
-        self.step_cost, self.least_budget = step_cost, least_budget
+        self.step_cost, self.least_budget, self.token_share = step_cost, least_budget, token_share
 
     def plan(self, prompt_ids: Sequence[str], budget: int, step: int, features: PromptFeatures | None = None) -> Plan:
         """Divide ``budget`` rollouts among the prompts. Changes nothing.
 
         Args:
             prompt_ids: the prompts to divide among; an id may occur twice.
-            budget: rollouts of the step; with a ``step_cost`` the most of them.
+            budget: rollouts of the step; with a ``step_cost`` the most of them, with a ``token_share`` their number at
+                the mean length.
             step: generation step, from 0.
             features: what the prompts look like, for beliefs that learn from that.
 
@@ -137,13 +145,16 @@ class KnapsackAllocator(SavedToFile):
             forecast = replace(forecast, kept_P=self.kept.has(ids, step))
         problem = self.rule(forecast, budget, self.min_count, self.max_count)
         low_P = self._with_overdue(problem, forecast, ids, budget)
-        budget = self._deserved(problem, low_P, budget)
-        solution = solve(problem.marginals, budget, low_P, problem.high_P, min_group=self.min_group)
+        tokens_P = None if self.token_share is None else _expected_tokens(forecast)
+        if tokens_P is None:
+            budget = self._deserved(problem, low_P, budget)
+        spent = budget if tokens_P is None else self._tokens(tokens_P, low_P, budget, step)
+        solution = solve(problem.marginals, spent, low_P, problem.high_P, tokens_P, self.min_group)
         return Plan(
             step=step,
             prompt_ids=ids,
             counts_P=solution.counts_P,
-            budget=budget,
+            budget=budget if tokens_P is None else int(solution.counts_P.sum()),
             low_P=low_P,
             high_P=problem.high_P,
             success_rates_P=forecast.success_rates_P,
@@ -184,6 +195,14 @@ class KnapsackAllocator(SavedToFile):
         cost = self.step_cost * budget
         return best_budget(problem.marginals, least, budget, low_P, problem.high_P, cost, self.min_group)
 
+    def _tokens(self, tokens_P: FloatArray, low_P: IntArray, budget: int, step: int) -> float:
+        """The step's budget in tokens; never below what the lower limits ask for."""
+        assert self.token_share is not None
+        share = float(self.token_share(step))
+        if not 0 < share < float("inf"):
+            raise ValueError(f"token_share({step}) is {share}: it is a share of the tokens, above 0 and finite")
+        return max(share * budget * float(tokens_P.mean()), float((tokens_P * low_P).sum()))
+
     def _with_overdue(
         self, problem: AllocationProblem, forecast: Forecast, ids: Sequence[str], budget: int
     ) -> IntArray:
@@ -195,6 +214,13 @@ class KnapsackAllocator(SavedToFile):
         optional_P = (problem.low_P == 0) & (problem.high_P >= size)
         groups = min(max(int(budget * self.overdue_share) // size, 1), (budget - int(problem.low_P.sum())) // size)
         return np.where(overdue(ids, np.where(optional_P, waited_P, 0), self.max_idle, groups), size, problem.low_P)
+
+
+def _expected_tokens(forecast: Forecast) -> FloatArray:
+    """Expected length of each prompt's rollouts, ``[P]``; the mean of the others where unknown, 1 where all are."""
+    known_P = ~np.isnan(forecast.tokens_P)
+    rest = float(forecast.tokens_P[known_P].mean()) if known_P.any() else 1.0
+    return np.maximum(np.where(known_P, forecast.tokens_P, rest), 1.0)
 
 
 def overdue(prompt_ids: Sequence[str], waited_P: IntArray, max_idle: float, most: int) -> BoolArray:

@@ -17,7 +17,7 @@ from knapsack_rl.rules import expected_value, paper_rule, uniform_rule
 
 RuleName = Literal["calibrated", "beta", "paper", "uniform"]
 Weighting = Literal["prompt", "rollout"]
-Budget = Literal["fixed", "adaptive"]
+Budget = Literal["fixed", "adaptive", "tokens"]
 
 RULES: tuple[RuleName, ...] = get_args(RuleName)
 # The others give every prompt a share, however many prompts there are: in a pool, groups of one.
@@ -59,9 +59,12 @@ class AllocationConfig:
             prompt weighs by its number of rollouts). None: ``prompt`` for the rules that choose, else ``rollout``.
         min_group: rollouts of the smallest group: a prompt gets none, or at least so many.
         budget: ``fixed`` spends the budget of each step; ``adaptive`` spends what the step deserves
-            (`knapsack_rl.knapsack.step_budget`), at most the budget.
+            (`knapsack_rl.knapsack.step_budget`), at most the budget; ``tokens`` spends the tokens that the budget's
+            rollouts take at the mean expected length, and a prompt's rollout costs its own.
         step_cost: for an adaptive budget: cost of a step beside its rollouts, as a share of the budget.
         least_budget: for an adaptive budget: least share of the budget that is spent.
+        token_decay, token_every: for a budget in tokens: factor of the tokens, applied every so many steps (Train Long,
+            Think Short, arXiv 2508.08940).
 
     Raises:
         ValueError: a value that makes no sense, by name, with what to set instead.
@@ -79,6 +82,8 @@ class AllocationConfig:
     budget: Budget = "fixed"
     step_cost: float = STEP_COST
     least_budget: float = LEAST_BUDGET
+    token_decay: float = 1.0
+    token_every: int = 1
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -139,6 +144,8 @@ class AllocationConfig:
         )
         if self.budget == "adaptive":
             allocator.step_cost, allocator.least_budget = self.step_cost, self.least_budget
+        elif self.budget == "tokens":
+            allocator.token_share = lambda step: self.token_decay ** (step // self.token_every)
         self.set_half_life(allocator, half_life)
         return allocator
 
@@ -155,9 +162,16 @@ class AllocationConfig:
         return DEFAULT_HALF_LIFE if steps_per_pass is None else HALF_LIFE_PASSES * max(float(steps_per_pass), 1.0)
 
     def _check_types(self) -> None:
-        for name, least in (("average", 2), ("pool", 1), ("min_count", 0), ("max_count", 2), ("min_group", 2)):
+        for name, least in (
+            ("average", 2),
+            ("pool", 1),
+            ("min_count", 0),
+            ("max_count", 2),
+            ("min_group", 2),
+            ("token_every", 1),
+        ):
             value = getattr(self, name)
-            if value is None and name not in ("average", "min_group"):
+            if value is None and name not in ("average", "min_group", "token_every"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} is {value!r}: it must be a whole number of at least {least}")
@@ -169,16 +183,21 @@ class AllocationConfig:
                 raise ValueError(f"{name} is {value!r}: it must be a finite number")
         if self.half_life is not None and not self.half_life > 0:
             raise ValueError(f"half_life is {self.half_life}: it counts steps and must be positive")
-        if self.budget not in get_args(Budget):
-            raise ValueError(f"budget is {self.budget!r}: choose 'fixed' or 'adaptive'")
-        if not 0 <= self.step_cost < float("inf"):
-            raise ValueError(f"step_cost is {self.step_cost!r}: it is a share of the budget, 0 or more")
-        if not 0 < self.least_budget <= 1:
-            raise ValueError(f"least_budget is {self.least_budget!r}: it is a share of the budget, above 0, at most 1")
+        self._check_budget()
         if self.rule not in RULES:
             raise ValueError(f"there is no rule {self.rule!r}: choose from {', '.join(RULES)}")
         if self.weighting not in (None, *get_args(Weighting)):
             raise ValueError(f"weighting is {self.weighting!r}: choose 'prompt' or 'rollout'")
+
+    def _check_budget(self) -> None:
+        if self.budget not in get_args(Budget):
+            raise ValueError(f"budget is {self.budget!r}: choose 'fixed', 'adaptive' or 'tokens'")
+        if not 0 < self.token_decay <= 1:
+            raise ValueError(f"token_decay is {self.token_decay!r}: it is a factor above 0 and at most 1")
+        if not 0 <= self.step_cost < float("inf"):
+            raise ValueError(f"step_cost is {self.step_cost!r}: it is a share of the budget, 0 or more")
+        if not 0 < self.least_budget <= 1:
+            raise ValueError(f"least_budget is {self.least_budget!r}: it is a share of the budget, above 0, at most 1")
 
 
 FIELDS = tuple(field.name for field in fields(AllocationConfig))

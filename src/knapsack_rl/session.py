@@ -32,7 +32,7 @@ from knapsack_rl.config import AllocationConfig
 from knapsack_rl.files import BeliefFileError, SavedToFile, State, check_kind, read_state, write_state
 from knapsack_rl.metrics import as_text, step_metrics
 from knapsack_rl.notation import FloatArray, IntArray, PromptFeatures, checked_step, text_ids
-from knapsack_rl.open_plan import OpenPlan
+from knapsack_rl.open_plan import OpenPlan, routed
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
 from knapsack_rl.trace import TraceWriter, move_aside
@@ -71,14 +71,13 @@ class Session(SavedToFile):
         """
         self.config = config or AllocationConfig()
         self.allocator: Allocator = allocator or self.config.make_allocator(steps_per_pass)
-        self.step = 0
-        self.in_order, self.id_version = in_order, ID_VERSION
+        self.step, self.in_order, self.id_version = 0, in_order, ID_VERSION
         self.trace: TraceWriter | None = None
         self._open: list[OpenPlan] = []
         self._resumed = False
         self._lock = threading.RLock()
         self._own_time = threading.local()
-        self._allocating = self._working = 0.0
+        self._working = 0.0
         self._last_step = time.perf_counter()
         self._threshold, self._rewards = SuccessThreshold(self.config.success_threshold), RewardCheck()
         self._beginning = None if self.config.success_threshold is not None else self.allocator.state_dict()
@@ -120,7 +119,6 @@ class Session(SavedToFile):
             TypeError: an id that is neither text nor a whole number.
         """
         with self._lock, self.working():
-            began = time.perf_counter()
             ids = text_ids(prompt_ids)
             if budget is None:
                 assert self.config.pool is not None
@@ -128,13 +126,17 @@ class Session(SavedToFile):
             at = self.step if step is None else step
             given = {} if features is None else {"features": features}
             plan = self.allocator.plan(ids, budget, at, **given)
-            if plan.budget != budget:
+            if plan.budget != budget and self.config.budget == "fixed":
                 raise ValueError(f"the allocator planned {plan.budget} rollouts where {budget} were to be spent")
             named = {str(prompt_id): as_text(prompt) for prompt_id, prompt in (texts or {}).items()}
             self._open.append(OpenPlan(plan, named, plan.counts_P.copy(), optimizer_step=plan.step))
             self.step = plan.step + 1
-            self._allocating += time.perf_counter() - began
         return plan
+
+    @property
+    def success_threshold(self) -> float:
+        """Least reward that counts as a success now."""
+        return self._threshold.value
 
     @property
     def open_plans(self) -> list[Plan]:
@@ -178,7 +180,7 @@ class Session(SavedToFile):
             Outcomes.from_rollouts(step, ids, rewards_PG, tokens_PG)  # checks lengths and rewards
             rewards = np.asarray(rewards_PG, dtype=np.float64)
             tokens = np.full(len(ids), -1) if tokens_PG is None else np.asarray(tokens_PG, dtype=np.int64)
-            waited_for, extra = self._routed(step, ids)
+            waited_for, extra = routed(self._open, step, ids)
             if extra.size and not unplanned:
                 raise ValueError(
                     f"{extra.size} rollouts in step {step} are not waited for, the first of prompt {ids[extra[0]]!r}: "
@@ -196,7 +198,9 @@ class Session(SavedToFile):
                     if not self.in_order and opened.missing_P.any():
                         self._learn(opened)
                 if extra.size:
-                    self._learn_extra(step, [ids[row] for row in extra], rewards[extra], tokens[extra])
+                    known, others = tokens[extra] if (tokens[extra] >= 0).all() else None, [ids[row] for row in extra]
+                    more = Outcomes.from_rollouts(step, others, rewards[extra], known, self.success_threshold)
+                    self.allocator.observe(more)
                 return self._finish()
             except Exception:
                 for take_back in taken:
@@ -318,25 +322,6 @@ class Session(SavedToFile):
         self._resumed = True
         return state
 
-    def _routed(self, step: int, ids_PG: Sequence[str]) -> tuple[list[tuple[OpenPlan, IntArray, IntArray]], IntArray]:
-        """For each open plan that waits for some of the rows: the rows and their places; and rows not waited for."""
-        rows_by_id: dict[str, list[int]] = {}
-        for row, prompt_id in enumerate(ids_PG):
-            rows_by_id.setdefault(prompt_id, []).append(row)
-        found = []
-        for opened in self._open:
-            rows: list[int] = []
-            places: list[int] = []
-            for i, prompt_id in enumerate(opened.plan.prompt_ids if opened.plan.step == step else ()):
-                arrived = rows_by_id.get(prompt_id, [])[: int(opened.missing_P[i])]
-                if arrived:
-                    rows += arrived
-                    places += [i] * len(arrived)
-                    rows_by_id[prompt_id] = rows_by_id[prompt_id][len(arrived) :]
-            if rows:
-                found.append((opened, np.array(rows), np.array(places)))
-        return found, np.array(sorted(row for rows in rows_by_id.values() for row in rows), dtype=np.int64)
-
     def _finish(self) -> dict[str, float]:
         """Record the plans that are complete: in order of planning, or only those before any that is open."""
         metrics: dict[str, float] = {}
@@ -350,10 +335,6 @@ class Session(SavedToFile):
             elif self.in_order:
                 break
         return metrics
-
-    def _learn_extra(self, step: int, ids: Sequence[str], rewards: FloatArray, tokens: IntArray) -> None:
-        known = tokens if (tokens >= 0).all() else None
-        self.allocator.observe(Outcomes.from_rollouts(step, ids, rewards, known, self._threshold.value))
 
     def _learn(self, opened: OpenPlan) -> None:
         """Learn what came back of a plan and is not learned."""
@@ -389,11 +370,11 @@ class Session(SavedToFile):
                 plan,
                 outcomes,
                 optimizer_step=opened.optimizer_step,
-                seconds={"allocate": self._allocating, "overhead": overhead, "step": now - self._last_step},
+                seconds={"overhead": overhead, "step": now - self._last_step},
                 texts=opened.texts,
                 samples=opened.samples,
             )
-        self._allocating = self._working = 0.0
+        self._working = 0.0
         if getattr(self._own_time, "began", None) is not None:
             self._own_time.began = now
         self._last_step = now

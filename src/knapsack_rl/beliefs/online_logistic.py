@@ -1,9 +1,11 @@
-"""Two online learners for calibrated forecasts: a logistic regression for rates, and a likelihood for pseudo-counts.
+"""Online learners for calibrated forecasts: a regression for rates, a likelihood for pseudo-counts, means of inputs.
 
-Both decay: the weight of a batch falls exponentially with the number of later batches, because the policy changes.
+All decay: the weight of a batch falls exponentially with the number of later batches, because the policy changes.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -55,6 +57,11 @@ class OnlineLogistic:
         found: FloatArray = features_P_F @ self.weights_F
         return found
 
+    def leverage(self, features_P_F: FloatArray) -> FloatArray:
+        """Squared length of each prompt's inputs in the inverse precision, phi' H^-1 phi, ``[P]``."""
+        found: FloatArray = (features_P_F * np.linalg.solve(self.precision_F_F, features_P_F.T).T).sum(axis=1)
+        return found
+
     def learn(self, features_P_F: FloatArray, successes_P: FloatArray, attempts_P: FloatArray) -> None:
         """Update the weights and their precision with a batch of binomial outcomes (counts may be fractional)."""
         decayed = self.discount * self.precision_F_F
@@ -72,9 +79,86 @@ class OnlineLogistic:
             weights = weights + np.clip(step, -_MAX_STEP, _MAX_STEP)
         self.weights_F, self.precision_F_F = weights, precision + curvature
 
+    def without(self, inputs: Sequence[int]) -> OnlineLogistic:
+        """Return this regression without some inputs: the posterior of the other weights, given that these are 0.
+
+        It is what the other inputs alone would have learned, as far as the log likelihood is quadratic.
+
+        Args:
+            inputs: positions of the inputs to leave out.
+        """
+        dropped = np.array(inputs)
+        kept = np.setdiff1d(np.arange(self.weights_F.size), dropped)
+        found = OnlineLogistic(self.prior_F[kept], self.ridge_F[kept], self.discount)
+        found.precision_F_F = self.precision_F_F[np.ix_(kept, kept)]
+        across = self.precision_F_F[np.ix_(kept, dropped)] @ self.weights_F[dropped]
+        found.weights_F = self.weights_F[kept] + np.linalg.solve(found.precision_F_F, across)
+        return found
+
     def state_dict(self) -> dict[str, FloatArray]:
         """Return copies of the weights and their precision."""
         return {"weights": self.weights_F.copy(), "precision": self.precision_F_F.copy()}
+
+
+def normalised_maximum_likelihood(logits_P: FloatArray, leverage_P: FloatArray) -> FloatArray:
+    """Rates under the conditional normalised maximum likelihood of a logistic regression, ``[P]``.
+
+    The regression is fitted once with the prompt counted as a success and once as a failure, each by one Newton step;
+    the two likelihoods, normalised, are the rate (MURAL, arXiv 2107.07184, in closed form):
+
+        p = s(z + k q) / (s(z + k q) + s(-z + k p)),   k = h / (1 + p q h),   p = s(z), q = 1 - p
+
+    It is p where the regression knows the prompt (h = 0), and 1/2 where nothing like it was seen.
+
+    Args:
+        logits_P: log odds of success z, ``[P]``.
+        leverage_P: h = phi' H^-1 phi of the prompt's inputs under the regression's precision H, 0 or more, ``[P]``.
+    """
+    p = logistic(logits_P)
+    k = leverage_P / (1 + p * (1 - p) * leverage_P)
+    success, failure = logistic(logits_P + k * (1 - p)), logistic(k * p - logits_P)
+    rates: FloatArray = success / (success + failure)
+    return rates
+
+
+class RunningMeans:
+    """Means of inputs by kind of prompt, decayed by batch: an unknown input (NaN) counts as its mean and says nothing.
+
+    Attributes:
+        sums_K_F, weights_K_F: decayed sums of known inputs and their numbers, ``[kinds, F]``.
+    """
+
+    def __init__(self, kinds: int, discount: float) -> None:
+        """Start without inputs; ``discount`` is the factor of the sums after each batch."""
+        self.discount = discount
+        self.sums_K_F = np.zeros((kinds, 0))
+        self.weights_K_F = np.zeros((kinds, 0))
+
+    def filled(self, inputs_P_F: FloatArray, kind_P: IntArray) -> FloatArray:
+        """Replace NaN by the mean of the prompt's kind; of all kinds if its own has none; by 0 if no kind has one."""
+        unknown_P_F = np.isnan(inputs_P_F)
+        if not unknown_P_F.any():
+            return inputs_P_F
+        means_K_F = np.zeros((len(self.sums_K_F), inputs_P_F.shape[1]))
+        if self.sums_K_F.shape[1] == inputs_P_F.shape[1]:
+            overall_F = self.sums_K_F.sum(axis=0) / np.maximum(self.weights_K_F.sum(axis=0), np.finfo(float).tiny)
+            of_kind_K_F = self.sums_K_F / np.maximum(self.weights_K_F, np.finfo(float).tiny)
+            means_K_F = np.where(self.weights_K_F > 0, of_kind_K_F, overall_F)
+        found: FloatArray = np.where(unknown_P_F, means_K_F[kind_P], inputs_P_F)
+        return found
+
+    def learn(self, inputs_P_F: FloatArray, kind_P: IntArray) -> None:
+        """Add a batch; NaN is left out. A number of inputs that changed starts anew."""
+        if self.sums_K_F.shape[1] != inputs_P_F.shape[1]:
+            self.sums_K_F = self.weights_K_F = np.zeros((len(self.sums_K_F), inputs_P_F.shape[1]))
+        known_P_F = ~np.isnan(inputs_P_F)
+        of_kind_K_P = (np.arange(len(self.sums_K_F))[:, None] == kind_P).astype(np.float64)
+        self.sums_K_F = self.discount * self.sums_K_F + of_kind_K_P @ np.where(known_P_F, inputs_P_F, 0)
+        self.weights_K_F = self.discount * self.weights_K_F + of_kind_K_P @ known_P_F
+
+    def state_dict(self) -> dict[str, FloatArray]:
+        """Return copies of the sums and their weights."""
+        return {"sums": self.sums_K_F.copy(), "weights": self.weights_K_F.copy()}
 
 
 class Concentration:
