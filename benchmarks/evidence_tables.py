@@ -14,6 +14,8 @@ from knapsack_rl.notation import FloatArray
 
 MARKS: Final = ("<!-- evidence -->", "<!-- /evidence -->")
 REPLICATIONS: Final = 20_000
+# Runs below which a claim is not tested.
+FEWEST: Final = 4
 DEFAULT: Final = "calibrated-pool@prompt"
 PRICED: Final = f"{DEFAULT}@priced"
 # As registered in docs/log.md: the rule on the left is ahead of the one on the right.
@@ -64,11 +66,16 @@ def budget_to(line: Line, target: float) -> float | None:
 
 
 def bootstrap(difference_by_run: Mapping[Run, float], seed: int = 0) -> FloatArray:
-    """Means of differences whose runs are drawn with replacement within each base model, ``[replications]``."""
+    """Means of differences whose runs are drawn with replacement, ``[replications]``.
+
+    Within each base model; over all of them where one has a single run.
+    """
     random = np.random.default_rng(seed)
     strata: dict[str, list[float]] = {}
     for (base, _), value in sorted(difference_by_run.items()):
         strata.setdefault(base, []).append(value)
+    if min(map(len, strata.values())) < 2:
+        strata = {"all": list(difference_by_run.values())}
     sums = np.zeros(REPLICATIONS)
     for values in strata.values():
         drawn = random.integers(len(values), size=(REPLICATIONS, len(values)))
@@ -133,7 +140,7 @@ def _claims(by_name: Mapping[str, Mapping[Run, Line]], names: Mapping[str, str])
     for ahead, behind in CLAIMS:
         first, second = by_name.get(names[ahead], {}), by_name.get(names[behind], {})
         both = {run: measure(first[run]).area - measure(second[run]).area for run in first if run in second}
-        if len(both) < 2:
+        if len(both) < FEWEST:
             continue
         means = bootstrap(both)
         claim = f"`{ahead}` ahead of `{behind}`"

@@ -48,7 +48,7 @@ def test_the_table_compares_runs_of_one_base_model_and_seed() -> None:
     ]
     text = tables(lines, tuned_settings(lines, []))
     row = next(line for line in text.splitlines() if line.startswith(f"| `{evidence_tables.DEFAULT}` |"))
-    assert "| 4 | +20.0 (+20.0 to +20.0) | 0.5" in row
+    assert "| 4 | +20.0 (+20.0 to +20.0) | 0.35 | +40.0" in row
     assert "4 of 4 | 0.000 |" in text
 
 

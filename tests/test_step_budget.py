@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from knapsack_rl.allocator import KnapsackAllocator
 from knapsack_rl.knapsack.solver import solve
 from knapsack_rl.knapsack.step_budget import best_budget
+from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.values import knapsack_marginals
 
 
@@ -31,9 +32,7 @@ def test_no_budget_has_more_value_for_a_unit_of_cost(prompts: int, cost: float, 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(8, 30), st.floats(1, 60), st.integers(2, 5), st.integers(0, 2**32 - 1))
-def test_with_prompts_left_out_the_loss_is_at_most_a_group(
-    prompts: int, cost: float, smallest: int, seed: int
-) -> None:
+def test_with_prompts_left_out_the_loss_is_at_most_a_group(prompts: int, cost: float, smallest: int, seed: int) -> None:
     rates = np.random.default_rng(seed).beta(0.5, 0.5, prompts)
     marginals, low_P, high_P = knapsack_marginals(rates, 16), np.zeros(prompts, np.int64), np.full(prompts, 16)
     least, most = 2 * smallest, 6 * prompts
@@ -76,3 +75,14 @@ def test_settings_out_of_range_are_refused(setting: dict[str, float]) -> None:
 def test_limits_that_cross_are_refused() -> None:
     with pytest.raises(ValueError, match="smallest budget, 9, is above the largest, 8"):
         best_budget(np.ones((2, 8)), 9, 8, np.array([0, 0]), np.array([8, 8]), 1.0)
+
+
+def test_a_plan_is_told_what_its_step_deserves() -> None:
+    allocator, adaptive = KnapsackAllocator(min_count=0), KnapsackAllocator(min_count=0, step_cost=0.1)
+    random = np.random.default_rng(0)
+    ids = [f"p{i}" for i in range(128)]
+    rewards = (random.random(128 * 8) < np.repeat(random.beta(0.5, 0.5, 128), 8)).astype(float)
+    outcomes = Outcomes.from_rollouts(0, [name for name in ids for _ in range(8)], rewards)
+    for each in (allocator, adaptive):
+        each.observe(outcomes)
+    assert allocator.deserved(allocator.plan(ids, 256, 1), 0.1) == adaptive.plan(ids, 256, 1).budget < 256

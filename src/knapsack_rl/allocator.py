@@ -187,6 +187,23 @@ class KnapsackAllocator(SavedToFile):
         """
         self.beliefs.load_state_dict(state)
 
+    def deserved(self, plan: Plan, step_cost: float, least_budget: float = LEAST_BUDGET) -> int:
+        """The rollouts that the step of a plan deserves (`knapsack_rl.knapsack.step_budget`), at most its budget.
+
+        Args:
+            plan: of these beliefs, with its features if they use them.
+            step_cost: cost of a step beside its rollouts, as a share of the budget.
+            least_budget: least share of the budget.
+        """
+        given = () if plan.features is None else (plan.features,)
+        forecast = self.beliefs.forecast(plan.prompt_ids, plan.step, *given)
+        problem = self.rule(forecast, plan.budget, self.min_count, self.max_count)
+        least = max(math.ceil(least_budget * plan.budget), int(plan.low_P.sum()), self.min_group)
+        return best_budget(
+            problem.marginals, min(least, plan.budget), plan.budget, plan.low_P, plan.high_P,
+            step_cost * plan.budget, self.min_group,
+        )  # fmt: skip
+
     def _deserved(self, problem: AllocationProblem, low_P: IntArray, budget: int) -> int:
         """The rollouts that the step deserves, at most the budget."""
         if self.step_cost is None:
