@@ -16,6 +16,13 @@ VLLM := .venv-vllm/bin
 VERL := .venv-verl/bin
 VERL_VLLM := .venv-verl-vllm/bin
 TINKER := .venv-tinker/bin
+RELEASE := .venv-release/bin
+UNSLOTH := .venv-unsloth/bin
+AXOLOTL := .venv-axolotl/bin
+SWIFT := .venv-swift/bin
+
+# Tests of the TRL adapter that are repeated with the oldest TRL that it accepts, which is the one that axolotl pins.
+TRL_OLDEST := $(addprefix tests/trl/test_trl_, same_plans.py uneven.py pool.py resume.py)
 
 # Tests never ask a model hub, and one thread per process is both faster here and bit-for-bit repeatable.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
@@ -24,7 +31,7 @@ CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is neede
 	if sys.version_info < (3, 11) else 0)'
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check lint types layers lock test-e2e test-vllm test-trl-suite test-verl test-verl-vllm test-tinker bench bench-scale soak arena lab docs docs-serve format wheel clean
+.PHONY: help train test check lint types layers lock test-e2e test-vllm test-trl-suite test-verl test-verl-vllm test-tinker test-unsloth test-axolotl test-swift test-slime bench bench-scale soak arena lab docs docs-serve format wheel release-check clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -74,6 +81,18 @@ test-verl-vllm: .venv-verl-vllm/installed ## the same with verl's own vLLM serve
 test-tinker: .venv-tinker/installed ## the cookbook's own loops against SkyRL's Tinker server on the CPU (an environment of 2.5 GB)
 	$(TEST_ENV) $(TINKER)/python -m pytest -m "" -n 0 --durations=5 tests/tinker $(ARGS)
 
+test-unsloth: .venv-unsloth/installed ## Unsloth's generated trainer on the CPU: full and LoRA, equal to it, resumed (an environment of 3 GB)
+	$(TEST_ENV) $(UNSLOTH)/python -m pytest -m "" -n 0 --durations=5 tests/unsloth $(ARGS)
+
+test-axolotl: .venv-axolotl/installed ## the command `axolotl train` on the CPU, killed and resumed; and TRL 1.9 (an environment of 2 GB)
+	$(TEST_ENV) $(AXOLOTL)/python -m pytest -m "" -n 0 --durations=5 tests/axolotl $(TRL_OLDEST) $(ARGS)
+
+test-swift: .venv-swift/installed ## the command `swift rlhf` on the CPU: trained, killed, resumed, equal to ms-swift (an environment of 2 GB)
+	$(TEST_ENV) $(SWIFT)/python -m pytest -m "" -n 0 --durations=5 tests/swift $(ARGS)
+
+test-slime: .venv-dev/installed ## the slime adapter against slime's own classes, without GPUs (SLIME=FOLDER, a checkout of slime)
+	$(TEST_ENV) KNAPSACK_RL_SLIME=$(abspath $(SLIME)) $(DEV)/python -m pytest -n 0 tests/slime $(ARGS)
+
 bench-scale: .venv-dev/installed ## what large runs cost: the tables of docs/scale.md (ARGS=--quick for a glance)
 	OMP_NUM_THREADS=1 $(DEV)/python -m benchmarks.scale $(ARGS)
 
@@ -99,8 +118,21 @@ format: .venv-dev/installed ## let ruff rewrite what it can
 wheel: .venv-dev/installed ## build the wheel and the source archive into dist/
 	$(DEV)/python -m build
 
+release-check: .venv-release/installed ## build the release into dist/, and check it: version, contents, metadata, a fresh install (ARGS=--final)
+	rm -rf dist
+	$(RELEASE)/python -m build --outdir dist .
+	$(RELEASE)/python -m twine check --strict dist/*
+	$(RELEASE)/python tests/check_release.py dist $(ARGS)
+
 clean: ## remove the environments and everything that was built
-	rm -rf .venv .venv-dev .venv-vllm .venv-verl .venv-verl-vllm .venv-tinker build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-dev .venv-vllm .venv-verl .venv-verl-vllm .venv-tinker .venv-unsloth .venv-axolotl .venv-swift .venv-release build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
+
+# Of nothing but what builds and checks a release.
+.venv-release/installed:
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv .venv-release
+	$(RELEASE)/python -m pip install $(PIP_FLAGS) 'build>=1.3' 'twine>=6.1'
+	@touch $@
 
 # PyTorch comes first and alone: nothing after it may replace the build that was chosen here.
 .venv/installed: pyproject.toml constraints.txt
@@ -162,4 +194,39 @@ clean: ## remove the environments and everything that was built
 		chz blobfile tiktoken termcolor tqdm cloudpickle aiohttp anyio tml-renderers
 	$(TINKER)/python -m pip install $(PIP_FLAGS) --no-deps tinker-cookbook==0.5.5
 	$(TINKER)/python -m pip install $(PIP_FLAGS) -e '.[text]' pytest pytest-timeout pytest-xdist
+	@touch $@
+
+# torch is named again, because the image package that Unsloth asks for would replace it by its own newest one. That
+# package is built for CUDA and breaks on import.
+.venv-unsloth/installed: pyproject.toml
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv .venv-unsloth
+	$(UNSLOTH)/python -m pip install $(PIP_FLAGS) '$(TORCH)'
+	$(UNSLOTH)/python -m pip install $(PIP_FLAGS) '$(TORCH)' unsloth==2026.10.9 unsloth_zoo==2026.10.9 -e '.[text,unsloth]' \
+		pytest pytest-timeout pytest-xdist
+	$(UNSLOTH)/python -m pip uninstall $(PIP_FLAGS) --yes torchvision
+	@touch $@
+
+# Axolotl pins a hundred packages, most of them for clouds and GPUs. It comes last and without its own dependencies; those
+# that `axolotl train` imports are named before it, at the versions that it pins where they matter here.
+.venv-axolotl/installed: pyproject.toml
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv .venv-axolotl
+	$(AXOLOTL)/python -m pip install $(PIP_FLAGS) '$(TORCH)'
+	$(AXOLOTL)/python -m pip install $(PIP_FLAGS) '$(TORCH)' trl==1.9.0 transformers==5.16.1 tokenizers==0.23.1 \
+		huggingface_hub==1.17.0 peft==0.20.0 accelerate==1.13.0 datasets==4.8.4 pydantic==2.12.5 \
+		mistral-common==1.11.5 torchao==0.17.0 bitsandbytes==0.50.2 axolotl-contribs-lgpl==0.0.7 \
+		axolotl-contribs-mit==0.0.6 nvidia-ml-py==12.560.30 addict art click colorama einops evaluate fastcore fire \
+		numba posthog psutil python-dotenv requests scipy sentencepiece triton==3.7.1 wandb -e '.[text]' \
+		pytest pytest-timeout pytest-xdist
+	$(AXOLOTL)/python -m pip install $(PIP_FLAGS) --no-deps axolotl==0.19.0
+	@touch $@
+
+# TRL is named because ms-swift takes the newest before 1.0, whatever it is then.
+.venv-swift/installed: pyproject.toml
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv .venv-swift
+	$(SWIFT)/python -m pip install $(PIP_FLAGS) '$(TORCH)'
+	$(SWIFT)/python -m pip install $(PIP_FLAGS) '$(TORCH)' ms-swift==4.6.0 trl==0.29.1 transformers==5.19.0 -e '.[swift]' \
+		pytest pytest-timeout pytest-xdist
 	@touch $@

@@ -106,13 +106,15 @@ def evidence(tuned: Iterable[Line], rules: Sequence[str] = RULES, regimes: Seque
 def best(lines: Iterable[Line], rule: str, regime: str) -> str:
     """The setting of a rule with the largest mean area on a regime, among those tried; ties to the common setting.
 
+    On the tuning seeds that every setting was tried with; further seeds of a few settings do not count.
+
     Raises:
         ValueError: the rule was not tuned there.
     """
     areas: dict[str, list[float]] = defaultdict(list)
     names = [with_setting(rule, rate, divisor) for divisor, rate in product(DIVISORS, LEARNING_RATES)]
     for line in lines:
-        if line["regime"] == regime and line["rule"] in names:
+        if line["regime"] == regime and line["rule"] in names and line["seed"] in TUNING_SEEDS:
             areas[line["rule"]].append(area(line))
     if not areas:
         raise ValueError(f"{rule} has no tuning trial on {regime}: run `python -m benchmarks.campaign tune` first")

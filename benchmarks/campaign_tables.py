@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Final
 
-from benchmarks.campaign import DIVISORS, LEARNING_RATES, RULES, Line, area, best, with_setting
+from benchmarks.campaign import DIVISORS, LEARNING_RATES, RULES, TUNING_SEEDS, Line, area, best, with_setting
 
 MARKS: Final = ("<!-- tuning -->", "<!-- /tuning -->")
 GRID: Final = len(DIVISORS) * len(LEARNING_RATES)
@@ -32,6 +32,8 @@ _HEADER: Final = (
 def _rows(lines: Sequence[Line], regime: str) -> Iterator[str]:
     by_name: dict[str, list[Line]] = defaultdict(list)
     for line in lines:
+        if line["seed"] not in TUNING_SEEDS:
+            continue
         by_name[line["rule"]].append(line)
     for rule in RULES:
         names = [with_setting(rule, rate, divisor) for divisor, rate in product(DIVISORS, LEARNING_RATES)]

@@ -47,9 +47,9 @@ HALF_LIVES = {"skills": 40.0, "keys": 40.0, "tail": 530.0}
 SKIPPED, PLANNED_EVERY = 15, 5
 # Places of the signals in `CalibratedBeliefs`.
 WEIGHED_FEATURES, OWN_COUNTS = (2,), (3,)
-# How the last group ended, alone and times each of the two measures of confidence; and all of confidence.
-LAST_RESULTS, CONFIDENCE = (4, 5, 6, 8, 9, 10, 12, 13, 14), (7, 8, 9, 10, 11, 12, 13, 14)
-CONFIDENCE_BY_RESULT = (8, 9, 10, 12, 13, 14)
+# How the last group ended, alone and times confidence; and all of confidence.
+LAST_RESULTS, CONFIDENCE = (4, 5, 6, 8, 9, 10), (7, 8, 9, 10)
+CONFIDENCE_BY_RESULT = (8, 9, 10)
 
 
 @dataclass

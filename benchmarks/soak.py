@@ -12,9 +12,7 @@ import itertools
 import json
 import logging
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -26,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks import soak_pages
 from knapsack_rl import (
     AllocationConfig,
     BeliefFileError,
@@ -44,12 +43,6 @@ IDS = [f"p{i}" for i in range(12)]
 BELIEFS: dict[str, Callable[[], Any]] = {"beta": BetaBeliefs, "window": WindowBeliefs, "calibrated": CalibratedBeliefs}
 # Steps of a run that is killed: it never comes to its end.
 STEPS = 80
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-ATTACKS = (
-    "<script>document.title='broken'</script>", "<img src=x onerror=\"document.title='broken'\">",
-    "\"><svg onload=document.title='broken'>", "</script><script>document.title='broken'</script>",
-    "'-(document.title='broken')-'", "javascript:document.title='broken'", "{{7*7}}", "\u2028\ud800\x00\x1b[31m",
-)  # fmt: skip
 
 
 class Result(NamedTuple):
@@ -190,7 +183,7 @@ def hostile_files(seed: int, tries: int = 60) -> Result:
         "[" * 3000 + "]" * 3000, "1" + "0" * 20, "[null,null]", "[[1,2],[3,4]]", "NaN", "-0.0", '"\\ud800"',
     )  # fmt: skip
     with _folder() as folder:
-        lines = _trace(folder / "good.jsonl")
+        lines = soak_pages.write_trace(folder / "good.jsonl")
         for _ in range(tries):
             i = int(rng.integers(len(lines)))
             fields = json.loads(lines[i])
@@ -286,26 +279,9 @@ def starts(seed: int, tries: int = 5) -> Result:
     return Result(tries, faults)
 
 
-def hostile_strings(seed: int, tries: int = len(ATTACKS)) -> Result:
-    """Strings of attacks as ids, texts, completions, names and settings: in a browser, the page's title stays."""
-    browser = next(filter(None, map(shutil.which, (os.environ.get("CHROMIUM", ""), *BROWSERS))), None)
-    if browser is None:
-        return Result(0, [], "no browser: apt-get install chromium")
-    rng, faults = np.random.default_rng(seed), []
-    with _folder() as folder:
-        attack = "".join(rng.permutation(ATTACKS).tolist())
-        _trace(folder / TRACE_NAME, attack)
-        write_report([folder / TRACE_NAME], folder / "report.html")
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--dump-dom"]
-        done = subprocess.run(
-            [browser, *options, f"--user-data-dir={folder / 'profile'}", (folder / "report.html").as_uri()],
-            capture_output=True, text=True, errors="replace", timeout=120, check=False,
-        )  # fmt: skip
-        if "<title>broken" in done.stdout:
-            faults.append(f"seed {seed}: a script of the trace ran")
-        elif "</html>" not in done.stdout:
-            return Result(0, [], "the browser does not start here")
-    return Result(tries, faults)
+def hostile_strings(seed: int, tries: int = 12) -> Result:
+    """Strings of attacks as ids, texts, names and settings of reports and comparisons, in a browser: they stay text."""
+    return Result(*soak_pages.hostile_strings(seed, tries))
 
 
 def overwritten(seed: int, tries: int = 8) -> Result:
@@ -323,7 +299,7 @@ CAMPAIGNS: dict[str, Callable[[int], Result]] = {
     "full disk": full_disk,
     "two starts at once": starts,
     "threads": threads,
-    "hostile strings in a browser": hostile_strings,
+    "pages of hostile strings in a browser": hostile_strings,
 }
 
 
@@ -405,20 +381,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     return (value.dtype.str, value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value
-
-
-def _trace(path: Path, text: str = "a prompt") -> list[str]:
-    """A trace with records of all kinds, in which ``text`` stands in every place for text; its lines."""
-    session = Session(_config())
-    session.open_trace(path, {"engine": text, "rule": text, "seed": 0, "settings": {text: text}})
-    plan = session.plan([text, "q"], 16, texts={text: text})
-    samples = [{"id": text, "completion": text, "reward": 1.0}]
-    ids = [plan.prompt_ids[i] for i in plan.group_PG]
-    session.observe(0, ids, [1.0, 0.0] * 8, list(range(16)), samples=samples)
-    assert session.trace is not None
-    session.trace.evaluation(1, 16, {text: 0.5}, {text: 0.5})
-    session.trace.end(text)
-    return path.read_text().splitlines()
 
 
 @contextmanager

@@ -15,7 +15,13 @@ INTRODUCTION = """\
 # The command line
 
 `knapsack-rl` (or `python -m knapsack_rl`) and its commands: their `--help`, word for word.
-`docs/generate_cli.py` writes this page.
+`docs/generate_cli.py` writes this page. One thing has one name in all of them: `--output`, `--average`, `--pool`,
+`--min`, `--max`, `--min-group`, `--rule` (or `--rules` for several), `--success-threshold`, `--half-life`,
+`--weighting`, `--seed`.
+
+Completion of commands and options: `source <(knapsack-rl --print-completion bash)` in `~/.bashrc`, or the same with
+`zsh` in `~/.zshrc`. `NO_COLOR=1` turns colours off. An error is one line and exit status 2; a defect says that it
+is one, and names the file with its traceback (status 70).
 """
 
 

@@ -1,4 +1,4 @@
-"""Draw docs/images/budget.svg, the picture of README: one budget, spent equally and by plan.
+"""Draw docs/images/budget*.svg, the picture of README and of the first page: one budget, spent equally and by plan.
 
     python docs/generate_picture.py
 
@@ -53,14 +53,26 @@ def draw(counts: np.ndarray, title: str, axes: plt.Axes) -> None:
 
 
 def main() -> None:
-    """Draw both rows and write the file."""
+    """Draw both rows, side by side in one file, and each in a file of its own for pages that are read on a phone."""
     plt.rcParams |= {"svg.hashsalt": "knapsack-rl", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
+    rows = {
+        "uniform": (np.full(len(SUCCESSES), BUDGET // len(SUCCESSES)), "GRPO: 96 rollouts, 8 for every prompt"),
+        "plan": (plan_counts(), "knapsack-rl: the same 96 rollouts, divided by a plan"),
+    }
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
     figure.get_layout_engine().set(wspace=0.06)
-    draw(np.full(len(SUCCESSES), BUDGET // len(SUCCESSES)), "GRPO: 96 rollouts, 8 for every prompt", left)
-    draw(plan_counts(), "knapsack-rl: the same 96 rollouts, divided by a plan", right)
+    for row, each in zip(rows.values(), axes, strict=True):
+        draw(*row, each)
+    _save(figure, "budget")
+    for name, row in rows.items():
+        figure, alone = plt.subplots(figsize=(4.6, 2.9), layout="constrained")
+        draw(*row, alone)
+        _save(figure, f"budget-{name}")
+
+
+def _save(figure: plt.Figure, name: str) -> None:
     figure.patch.set_facecolor("white")
-    figure.savefig(Path(__file__).parent / "images" / "budget.svg", metadata={"Date": None})
+    figure.savefig(Path(__file__).parent / "images" / f"{name}.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -109,22 +109,29 @@ def _fault(words: list[str], fed: bytes) -> str | None:  # noqa: PLR0911
 def _command_line(pick: random.Random, files: list[str]) -> list[str]:
     """The words of a command line: mostly a command with its own options, and sometimes anything."""
     command = pick.choice(
-        ["allocate"] * 4 + ["replay"] * 3 + ["report", "train", "compare", "lab", "verl-args", "fly", ""]
+        ["allocate"] * 4 + ["replay"] * 3 + ["report", "train", "compare", "lab", "verl-args", "fly", "alocate", ""]
     )
     options = {
-        "allocate": ["--budget", "--average", "--min", "--max", "--rule", "--format", "--output", "--to", "--rows"],
+        "allocate": [
+            "--budget", "--average", "--min", "--max", "--min-group", "--pool", "--rule",
+            "--format", "--output", "--to", "--rows",
+        ],
         "replay": [
             "--rules", "--seed", "--steps", "--min", "--max", "--prompts", "--format", "--groups", "--average",
-            "--threshold", "--json", "--parquet",
+            "--success-threshold", "--output",
         ],
         "report": ["--output"],
         "train": [
             "--model", "--dataset", "--reward", "--rules", "--steps", "--seed", "--config", "--output",
+            "--average", "--min", "--max", "--min-group", "--half-life", "--success-threshold", "--weighting",
+            "--report_to",
             "--learning_rate", "--num_generations", "--per_device_train_batch_size", "--pool", "--explian",
         ],
-        "compare": ["--rules", "--presets", "--seeds", "--prompts", "--groups", "--average", "--steps", "--out"],
-        "lab": ["--rules", "--regimes", "--seeds", "--first-seed", "--steps", "--workers", "--out"],
-        "verl-args": ["--rule", "--pool", "--min-n", "--max-n", "--success-threshold", "--half-life", "--mode"],
+        "compare": ["--rules", "--presets", "--seeds", "--prompts", "--groups", "--average", "--steps", "--output"],
+        "lab": ["--rules", "--regimes", "--seeds", "--first-seed", "--steps", "--workers", "--output"],
+        "verl-args": [
+            "--rule", "--pool", "--min", "--max", "--weighting", "--success-threshold", "--half-life", "--mode",
+        ],
     }  # fmt: skip
     words = [command]
     if command in ("allocate", "replay", "report"):
@@ -135,7 +142,10 @@ def _command_line(pick: random.Random, files: list[str]) -> list[str]:
         if option != "--explain":
             words.append(_value(pick, option, files))
     if pick.random() < 0.05:
-        words.insert(pick.randrange(len(words) + 1), pick.choice([*WORDS, *NUMBERS, "--version", "--help", "-x"]))
+        words.insert(
+            pick.randrange(len(words) + 1),
+            pick.choice([*WORDS, *NUMBERS, "--version", "--help", "--print-completion", "-x"]),
+        )
     return words
 
 
@@ -145,8 +155,9 @@ def _value(pick: random.Random, option: str, files: list[str]) -> str:
         "--rules": ("uniform,beta", "calibrated", "rule.py:good", "rule.py:bad", "rule.py:nothing", "rule.py:Broken"),
         "--format": ("csv", "jsonl", "parquet"),
         "--to": ("csv", "jsonl", "parquet"),
-        "--output": ("out.csv", "out.jsonl", "out.parquet", "out.tsv", ".", "no/where.csv", "/dev/null", "loop/x"),
-        "--json": ("out.json", ".", "no/x"),
+        "--output": (
+            "out.csv", "out.jsonl", "out.parquet", "out.tsv", "out.json", ".", "no/where.csv", "/dev/null", "loop/x",
+        ),
         "--config": (*files, "config.yaml"),
         "--presets": ("easy", *files),
         "--reward": ("exact", "rule.py:good", "rule.py:none", "no.module:x"),

@@ -46,7 +46,7 @@ def record_run(
             }
             for i in range(2)
         ]
-        times = {"allocate": 0.0008, "step": 1.1}
+        times = {"overhead": 0.0008, "step": 1.1}
         writer.step(plan, outcomes, optimizer_step=step, seconds=times, texts=texts, samples=samples)
     if exact:
         _evaluate(writer, steps, spent, logits)

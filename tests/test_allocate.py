@@ -14,11 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knapsack_rl.__main__ import main
-from knapsack_rl.allocate.command import RULES
-from knapsack_rl.allocate.decide import FileRule, decide
+from knapsack_rl.allocate.decide import decide
 from knapsack_rl.allocate.explain import explanation
 from knapsack_rl.allocate.rows import Evidence, detect_format, read_evidence
-from knapsack_rl.config import AllocationConfig
+from knapsack_rl.config import RULES, AllocationConfig, RuleName
 from knapsack_rl.knapsack.solver import solve
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.values import knapsack_marginals
@@ -53,7 +52,7 @@ EVIDENCE = st.lists(st.tuples(RATES, ATTEMPTS), min_size=1, max_size=12).map(evi
 
 @settings(deadline=None)
 @given(EVIDENCE, st.sampled_from(RULES), st.integers(2, 12))
-def test_any_evidence_is_divided_exactly_and_explained(evidence: Evidence, rule: FileRule, average: int) -> None:
+def test_any_evidence_is_divided_exactly_and_explained(evidence: Evidence, rule: RuleName, average: int) -> None:
     budget = average * len(evidence.prompt_ids)
     decision = decide(evidence, rule, budget, 2, 16)
     assert decision.plan.counts_P.sum() == budget
@@ -74,7 +73,7 @@ def test_exact_rates_get_the_papers_optimum(rates: list[float]) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_counts_give_the_same_plan_as_an_allocator_that_saw_them(rule: FileRule) -> None:
+def test_counts_give_the_same_plan_as_an_allocator_that_saw_them(rule: RuleName) -> None:
     """The command is the library: a file of what was observed plans what observing it plans."""
     rng = np.random.default_rng(0)
     groups = [(str(i), (rng.random(16) < p).astype(float).tolist()) for i, p in enumerate(rng.random(20))]
@@ -86,7 +85,47 @@ def test_counts_give_the_same_plan_as_an_allocator_that_saw_them(rule: FileRule)
     np.testing.assert_array_equal(decide(evidence, rule, 160, 2, 64).plan.counts_P, expected.counts_P)
 
 
+@settings(deadline=None)
+@given(EVIDENCE, st.integers(2, 6), st.sampled_from(["calibrated", "beta"]))
+def test_the_smallest_group_is_a_limit(evidence: Evidence, smallest: int, rule: RuleName) -> None:
+    plan = decide(evidence, rule, 6 * len(evidence.prompt_ids), 0, 16, smallest).plan
+    assert plan.counts_P.sum() == 6 * len(evidence.prompt_ids)
+    assert ((plan.counts_P == 0) | (plan.counts_P >= smallest)).all()
+
+
+def test_a_million_attempts_and_half_an_attempt_are_evidence_too() -> None:
+    evidence = Evidence(("a", "b", "c"), np.array([0.5, 0.5, 1.0]), np.array([1e12, 16.0, 0.5]))
+    plan = decide(evidence, "calibrated", 24, 2, 16).plan
+    assert plan.success_rates_P[0] == pytest.approx(plan.success_rates_P[1], abs=0.1)
+    assert plan.seen_P.all()
+
+
 # ------------------------------------------------------------------------------------------------ input and output
+
+
+def test_the_default_is_that_of_the_library(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rates = given_file(tmp_path, COUNTS_CSV)
+    shown = []
+    for words in ([], ["--rule", AllocationConfig().rule], ["--rule", "beta"]):
+        assert main(["allocate", rates, *words]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] != shown[2]
+
+
+def test_of_a_pool_one_prompt_in_so_many_is_paid_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["allocate", given_file(tmp_path, COUNTS_CSV), "--pool", "3", "--average", "4"]) == 0
+    planned = counts(capsys.readouterr().out)
+    assert sum(planned.values()) == 2 * 4
+    assert min(planned.values()) == 0
+    assert main(["allocate", given_file(tmp_path, COUNTS_CSV), "--pool", "3", "--rule", "paper"]) == 2
+    assert "does not choose among a pool: use --pool=1" in capsys.readouterr().err
+
+
+def test_the_prompt_goes_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chat = [{"role": "user", "content": "1 + 1?"}]
+    row = {"prompt": chat, "answer": "2", "successes": 1, "attempts": 4}
+    assert main(["allocate", given_file(tmp_path, json.dumps(row), "r.jsonl")]) == 0
+    assert json.loads(capsys.readouterr().out) == {"prompt_id": "1", "count": 8, **row}
 
 
 @pytest.mark.parametrize(
@@ -103,7 +142,7 @@ def test_counts_give_the_same_plan_as_an_allocator_that_saw_them(rule: FileRule)
 def test_every_dialect_of_the_input_gives_the_same_counts(
     name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["allocate", given_file(tmp_path, text, name), "--to", "csv"]) == 0
+    assert main(["allocate", given_file(tmp_path, text, name), "--to", "csv", "--rule", "beta"]) == 0
     assert counts(capsys.readouterr().out) == {"a": 9, "b": 7, "c": 2, "d": 10, "e": 13, "f": 7}
 
 
@@ -150,9 +189,8 @@ def test_output_goes_to_a_file_and_the_explanation_to_standard_output(
 ) -> None:
     output = tmp_path / "counts.jsonl"
     output.write_text("old")
-    assert (
-        main(["allocate", given_file(tmp_path, COUNTS_CSV), "--output", str(output), "--explain", "--rows", "2"]) == 0
-    )
+    words = ["--output", str(output), "--explain", "--rows", "2", "--rule", "beta"]
+    assert main(["allocate", given_file(tmp_path, COUNTS_CSV), *words]) == 0
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert rows[0] == {"prompt_id": "a", "count": 9, "successes": "8", "attempts": "16"}
     captured = capsys.readouterr()
@@ -162,7 +200,7 @@ def test_output_goes_to_a_file_and_the_explanation_to_standard_output(
 
 
 def test_explanation_names_the_limit_that_a_count_equals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["allocate", given_file(tmp_path, COUNTS_CSV), "--max", "10", "--explain"]) == 0
+    assert main(["allocate", given_file(tmp_path, COUNTS_CSV), "--max", "10", "--explain", "--rule", "beta"]) == 0
     captured = capsys.readouterr()
     assert sum(counts(captured.out).values()) == 48  # the table does not get between the counts
     held = {line.split()[0]: line.split()[-2:] for line in captured.err.splitlines() if " " in line}
@@ -261,9 +299,9 @@ def test_bad_jsonl_is_one_error_with_its_line(
     [
         (["--min", "1"], "a group of one has no gradient"),
         (["--min", "1", "--budget", "48"], "--min is 1: a group of one has no gradient"),
-        (["--min", "8", "--max", "4"], "--max is 4: it must be at least 2 and at least --min (8)"),
+        (["--min", "8", "--max", "4"], "--max is 4: it must be at least --min-group (2) and --min (8)"),
         (
-            ["--average", "200"],
+            ["--average", "200", "--max", "128"],
             "--average is 200: the average number of rollouts must lie between --min (2) and --max (128)",
         ),
         (["--average", "1"], "--average is 1: it must be a whole number of at least 2"),

@@ -254,8 +254,8 @@ def test_features_may_be_known_later_than_the_first_outcomes(features: Features)
     assert beliefs.feature_model.weights_F.size == features(IDS[:1]).features_P_F.shape[1] + 1
 
 
-@pytest.mark.parametrize("found", [np.zeros(3), np.zeros((2, 4)), np.full((3, 4), np.nan)])
-def test_features_of_a_wrong_shape_or_not_finite_are_refused(found: FloatArray) -> None:
+@pytest.mark.parametrize("found", [np.zeros(3), np.zeros((2, 4)), np.full((3, 4), np.inf)])
+def test_features_of_a_wrong_shape_or_infinite_are_refused(found: FloatArray) -> None:
     with pytest.raises(ValueError, match="one row of finite numbers"):
         CalibratedBeliefs(20).forecast(["a", "b", "c"], 0, PromptFeatures(found, np.zeros((3, 0))))
     with pytest.raises(ValueError, match="confidence of 3 prompts .* one row of finite numbers"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -60,7 +62,9 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "message"),
     [
         ([], "required: COMMAND"),
-        (["fly"], "invalid choice: 'fly'"),
+        (["fly"], "there is no command 'fly': choose from train, allocate"),
+        (["alocate"], "there is no command 'alocate'; did you mean allocate?"),
+        (["lab", "--out", "x"], "unrecognized arguments: --out x; did you mean --output? (`knapsack-rl lab --help`"),
         (["allocate", "--average", "-3"], "--average: '-3' is not a whole number"),
         (["allocate", "--budget", "12.5"], "--budget: '12.5' is not a whole number"),
         (["allocate", "--budget", "8", "--average", "8"], "not allowed with argument"),
@@ -207,3 +211,75 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     line = f"{sys.executable} -m knapsack_rl allocate {rates} | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "prompt_id,count,p\n", "")
+
+
+def test_help_shows_defaults_that_exist_and_no_others() -> None:
+    for name, parser in parsers().items():
+        shown = parser.format_help()
+        assert "default: None" not in shown
+        assert "default: False" not in shown
+        assert shown.count("default:") == shown.count("(default:"), name
+
+
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    from knapsack_rl.__main__ import _parser
+
+    return dict(_parser(set(commands())).parsers)
+
+
+def test_every_command_has_the_same_word_for_the_same_thing() -> None:
+    """Whatever a command writes, divides or chooses from, its option is the one that other commands have."""
+    old = {
+        "--out", "--out-dir", "--output-dir", "--json", "--parquet", "--data", "--min-n", "--max-n", "--threshold",
+        "--group-weighting", "--min-count", "--max-count", "--min-rollouts", "--max-rollouts", "--min-generations",
+        "--max-generations", "--num-generations", "--candidate-pool", "--method", "--methods",
+    }  # fmt: skip
+    dests: dict[str, set[str]] = {}
+    for name, parser in parsers().items():
+        for action in parser._actions:
+            assert not old & set(action.option_strings), name
+            long = [o for o in action.option_strings if o.startswith("--") and not o.startswith("--no-")]
+            assert len(long) <= 1, name
+            for option in action.option_strings:
+                dests.setdefault(option, set()).add(name)
+    assert dests["--output"] >= {"train", "allocate", "report", "replay", "compare", "lab"}
+    assert dests["--average"] >= {"train", "allocate", "replay", "compare"}
+    for option in ("--min", "--max"):
+        assert dests[option] >= {"train", "allocate", "replay", "verl-args"}
+    assert dests["--pool"] >= {"train", "allocate", "verl-args"}
+    assert dests["--rule"] | dests["--rules"] == set(commands()) - {"report", "features"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (["al"], ["allocate"]),
+        (["allocate", "--ru"], ["--rule"]),
+        (["allocate", "--rule", "ca"], ["calibrated"]),
+        (["verl-args", "--weighting", ""], ["prompt", "rollout"]),
+        (["--ver"], ["--version"]),
+        (["report", "tra"], []),  # files are the shell's own
+    ],
+)
+def test_a_shell_completes(typed: list[str], offered: list[str], tmp_path: Path) -> None:
+    (tmp_path / "script").write_text(shell("$K --print-completion bash").stdout)
+    words = " ".join(f"'{word}'" for word in ["knapsack-rl", *typed])
+    line = f"source {tmp_path}/script; COMP_WORDS=({words}); COMP_CWORD={len(typed)}; _knapsack_rl"
+    done = shell(f'{line}; printf "%s\\n" "${{COMPREPLY[@]}}"; complete -p knapsack-rl')
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [word for word in done.stdout.splitlines()[:-1] if word] == offered
+    assert done.stdout.splitlines()[-1].startswith("complete -o default -F _knapsack_rl")
+
+
+def test_completion_needs_a_shell_that_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--print-completion", "tcsh"])
+    assert "invalid choice: 'tcsh'" in capsys.readouterr().err
+
+
+def test_no_color_is_obeyed(tmp_path: Path) -> None:
+    pytest.importorskip("rich")
+    (tmp_path / "t.jsonl").write_text("".join(f'{{"prompt": "q{i}", "rewards": [0, 1, 1, 0]}}\n' for i in range(8)))
+    line = f"$K replay {tmp_path}/t.jsonl --groups 4 --average 2 --rules uniform"
+    colours = re.compile(r"\x1b\[[\d;]*(3\d|4\d|9\d)m")
+    assert not colours.search(shell(line, NO_COLOR="1", FORCE_COLOR="1", TERM="xterm-256color").stdout)

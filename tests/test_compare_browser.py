@@ -1,51 +1,24 @@
-"""The page of a comparison in a real browser: no errors, no requests, working filters, names that stay text.
-
-Needs Chromium or Chrome on the machine (`apt-get install chromium`), found on the path or named by `CHROMIUM`. Without
-one these tests fail where `KNAPSACK_RL_BROWSER` is set, as `.ci/run` does if it has one, and are skipped elsewhere.
-"""
+"""The page of a comparison in a real browser: no errors, no requests, working filters, names that stay text."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from browser import OVERFLOW, Open, chromium, opening  # noqa: F401
 from knapsack_rl.__main__ import main
 from small_comparison import EVIL, RULES, results, write_small_comparison
 from synthetic_run import record_run
 
 pytestmark = pytest.mark.e2e
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-QUIET = (
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-quic", "--no-first-run",
-)  # fmt: skip
 FIGURES = (
     "ranking", "by-rollouts", "by-tokens", "by-rounds", "regret-curve", "allocation", "counts", "calibration", "regret",
 )  # fmt: skip
-OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-
-Open = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        missing = "no browser: apt-get install chromium, or name one in CHROMIUM"
-        pytest.fail(missing) if os.environ.get("KNAPSACK_RL_BROWSER") else pytest.skip(missing)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(QUIET))
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -54,27 +27,14 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def visit(chromium: Any, report: Path) -> Iterator[Open]:
+def visit(chromium: Any, report: Path) -> Iterator[Open]:  # noqa: F811
     """Opens the page offline; any message or request fails the test."""
-    contexts, complaints, requests, allowed = [], [], [], set()
+    with opening(chromium) as open_page:
 
-    def visit(width: int = 1280, height: int = 900, at: Path = report, **options: Any) -> Any:
-        allowed.add(at.as_uri())
-        context = chromium.new_context(viewport={"width": width, "height": height}, offline=True, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(at.as_uri())
-        return page
+        def visit(width: int = 1280, height: int = 900, at: Path = report, **options: Any) -> Any:
+            return open_page(at, width, height, **options)
 
-    yield visit
-    for context in contexts:
-        context.close()
-    assert complaints == []
-    assert set(requests) <= allowed
+        yield visit
 
 
 def test_every_chart_is_drawn_and_named(visit: Open) -> None:
@@ -259,7 +219,7 @@ def test_the_command_with_a_rule_whose_file_has_an_evil_name(
     file.parent.mkdir()
     file.write_text("from knapsack_rl.rules import expected_value as mine\n", encoding="utf-8")
     size = ["--prompts", "32", "--groups", "4", "--average", "4", "--steps", "10", "--seeds", "2"]
-    assert main(["compare", "--rules", f"oracle,{file}:mine", "--presets", "easy", *size, "--out", "out"]) == 0
+    assert main(["compare", "--rules", f"oracle,{file}:mine", "--presets", "easy", *size, "--output", "out"]) == 0
     page = visit(390, 844, at=tmp_path / "out" / "report.html")
     assert page.locator("script, img").count() == 2
     assert f"{file}:mine" in page.locator("#numbers tbody th").evaluate_all(

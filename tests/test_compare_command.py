@@ -32,7 +32,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks f
 
 def _words(out: Path, rules: str, presets: str = "easy,hard", seeds: int = 2, workers: int = 2) -> list[str]:
     words = ["compare", "--rules", rules, "--presets", presets, "--seeds", str(seeds)]
-    return [*words, *SMALL, "--workers", str(workers), "--out", str(out)]
+    return [*words, *SMALL, "--workers", str(workers), "--output", str(out)]
 
 
 def _numbers(out: Path) -> pl.DataFrame:
@@ -224,7 +224,7 @@ def test_a_trace_is_a_population_and_another_trace_another_key(tmp_path: Path) -
         (["--average", "500"], "average is 500: a prompt gets 2 to 128 rollouts"),
         (["--prompts", "3"], "3 prompts are fewer than the 4 of one step"),
         (["--workers", "0"], "0 workers run nothing: use at least 1"),
-        (["--out", __file__], f"{__file__}/trials: Not a directory"),
+        (["--output", __file__], f"{__file__}/trials: Not a directory"),
     ],
 )
 def test_a_mistake_is_one_clear_line(

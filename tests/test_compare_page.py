@@ -87,8 +87,8 @@ def test_the_ranking_that_is_read_is_the_one_that_was_measured(text: str, data: 
     end = results().end("mean_p").mean(axis=(1, 2))
     ahead = {rule: end[r] - end[0] for r, rule in enumerate(RULES)}
     assert data["best"] == sorted(RULES, key=lambda rule: -ahead[rule])
-    table = text[text.index('<table id="numbers">') : text.index("</table>")]
-    rows = re.findall(r'class="name">(.*?)</th>\s*<td>(?:<b>)?([+-]?[\d.]+)', table)
+    table = text[text.index('<table id="numbers"') : text.index("</table>")]
+    rows = re.findall(r'class="name">(.*?)</th>\s*<td[^>]*>(?:<b>)?([+-]?[\d.]+)', table)
     assert [unescape(rule) for rule, _ in rows] == data["best"]
     for rule, figure in rows:
         wanted = end[0] if rule == "uniform" else ahead[unescape(rule)]

@@ -6,8 +6,9 @@ import importlib.util
 import re
 import subprocess
 import sys
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -15,7 +16,8 @@ import knapsack_rl
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"])
+REFERENCE = sorted([DOCS / "reference.md", *(DOCS / "reference").glob("*.md")])
+PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"])
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="argparse lays its help out differently from Python 3.13 on")
@@ -51,7 +53,7 @@ def test_names_imported_by_path_in_the_documentation_exist(page: Path) -> None:
 def test_the_snippet_of_the_first_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
     snippets = re.findall(r"```python\n(.*?)```", (DOCS / "index.md").read_text(encoding="utf-8"), re.DOTALL)
     for snippet in snippets:
-        exec(compile(snippet, "docs/index.md", "exec"), {})
+        exec(compile(dedent(snippet), "docs/index.md", "exec"), {})
     first, then = capsys.readouterr().out.splitlines()
     assert first == "{'easy': 8, 'medium': 8, 'hard': 8}"
     assert then != first
@@ -75,10 +77,11 @@ def test_make_targets_in_the_documentation_exist(page: Path) -> None:
 
 
 def test_every_public_name_is_in_the_reference() -> None:
-    documented = set(re.findall(r"^::: ([\w.]+)$", (DOCS / "reference.md").read_text(encoding="utf-8"), re.MULTILINE))
+    text = "\n".join(page.read_text(encoding="utf-8") for page in REFERENCE)
+    documented = set(re.findall(r"^::: ([\w.]+)$", text, re.MULTILINE))
     for name in set(knapsack_rl.__all__) - {"__version__"}:
         module = getattr(knapsack_rl, name).__module__
-        assert module in documented, f"{name} is defined in {module}, which docs/reference.md leaves out"
+        assert module in documented, f"{name} is defined in {module}, which docs/reference/ leaves out"
 
 
 @pytest.mark.e2e
@@ -87,9 +90,9 @@ def test_the_documentation_builds_strictly_and_needs_no_network(tmp_path: Path) 
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path]
     answer = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
-    for page in tmp_path.glob("*.html"):
+    for page in tmp_path.rglob("*.html"):
         fetched = re.findall(
-            r'<(?:script|link|img)[^>]+(?:src|href)="(https?://[^"]+)"', page.read_text(encoding="utf-8")
+            r'<(?:script|link|img)[^>]+(?:src|href)="?(https?://[^"\s>]+)', page.read_text(encoding="utf-8")
         )
         assert not [url for url in fetched if "canonical" not in url], f"{page.name} would fetch {fetched}"
 
@@ -98,3 +101,19 @@ def test_the_reference_says_of_each_public_name_where_it_is_used() -> None:
     page = (DOCS / "reference.md").read_text(encoding="utf-8")
     listed = re.findall(r"`(\w+)`", page.partition("| name | used by |")[2].partition("## Session")[0])
     assert set(knapsack_rl.__all__) - {"__version__"} <= set(listed)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_table_has_an_empty_header(page: Path) -> None:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    heads = [line for line, under in pairwise(lines) if re.fullmatch(r"\s*\|[\s|:-]*-[\s|:-]*\|\s*", under)]
+    assert not [line for line in heads if not line.replace("|", "").strip()]
+
+
+def test_every_page_of_the_reference_is_in_the_overview_and_in_the_navigation() -> None:
+    overview, navigation = (DOCS / "reference.md").read_text(encoding="utf-8"), (ROOT / "mkdocs.yml").read_text("utf-8")
+    for page in (DOCS / "reference").glob("*.md"):
+        modules = re.findall(r"^::: ([\w.]+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+        assert modules, f"{page.name} documents nothing"
+        assert f": reference/{page.name}\n" in navigation
+        assert f"(reference/{page.name}#" in overview, f"docs/reference.md leaves out {page.name}"

@@ -46,3 +46,15 @@ def test_trl_script(tmp_path: Path) -> None:
     assert len(plans) == 16
     assert all(sum(counts) == 64 and min(counts) >= 2 for counts in plans)
     assert any(max(counts) > 8 for counts in plans), "every plan was uniform"
+
+
+def test_your_trainer(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    printed = run("your_trainer.py", tmp_path)
+    before = float(re.findall(r"before training: ([\d.]+)", printed)[0])
+    rows = re.findall(r"^(\w+) +\| +([\d.]+) +\| +([\d.]+) +\| +(\d+)$", printed, re.MULTILINE)
+    found = {name: (float(rate), float(mixed), int(largest)) for name, rate, mixed, largest in rows}
+    assert set(found) == {"uniform", "beta", "calibrated"}
+    assert all(rate > before + 0.05 for rate, _, _ in found.values()), "a rule did not learn"
+    assert found["uniform"][2] == 8
+    assert max(found[name][1] for name in ("beta", "calibrated")) > found["uniform"][1]

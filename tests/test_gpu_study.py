@@ -124,7 +124,7 @@ def test_rewards_times_gradients_raise_what_is_right(model: Llama, folder: Path)
     after = policy.log_probs([0, 0], answers)
     assert after[0].sum() > before[0].sum()
     assert after[1].sum() < before[1].sum()
-    assert policy.hidden_states([0, 1]).shape == (2, 2 * 48 + 2)
+    assert policy.hidden_states([0, 1]).shape == (2, 2 * 48 + 1)
 
 
 def test_blocks_unpack_to_numbers_times_scales() -> None:

@@ -36,7 +36,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def _words(out: Path, rules: str, seeds: int = 2) -> list[str]:
     words = ["lab", "--rules", rules, "--regimes", TINY, "--seeds", str(seeds), "--steps", "6"]
-    return [*words, "--workers", "1", "--out", str(out)]
+    return [*words, "--workers", "1", "--output", str(out)]
 
 
 def test_from_end_to_end_with_a_failure_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,7 +45,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_trace_from_end_to_end(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, rows = tmp_path / "o.json", tmp_path / "o.parquet"
-    words = [str(trace), "--rules", "uniform,paper,beta,oracle", "--json", str(out), "--parquet", str(rows)]
+    words = [str(trace), "--rules", "uniform,paper,beta,oracle", "--output", str(out), "--output", str(rows)]
     assert main(["replay", *words]) == 0
     shown = capsys.readouterr().out
     assert "16 steps, 32 prompts x 8" in shown
@@ -99,7 +99,7 @@ def test_a_session_is_recorded_and_replayed(tmp_path: Path, capsys: pytest.Captu
     assert session.trace is not None
     session.trace.end("finished")
     out = tmp_path / "o.json"
-    words = [str(tmp_path), "--rules", "beta,uniform,calibrated-pool", "--json", str(out)]
+    words = [str(tmp_path), "--rules", "beta,uniform,calibrated-pool", "--output", str(out)]
     assert main(["replay", *words]) == 0
     shown = capsys.readouterr().out
     assert "(own, beta): 6 steps, 8 prompts x 4" in shown
@@ -126,7 +126,7 @@ def test_the_same_seed_gives_the_same_bytes(table: Path, tmp_path: Path, capsys:
     shown, files = [], []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         out = tmp_path / f"{name}.json"
-        assert main(["replay", str(table), "--seed", str(seed), "--json", str(out)]) == 0
+        assert main(["replay", str(table), "--seed", str(seed), "--output", str(out)]) == 0
         shown.append(capsys.readouterr().out)
         files.append(out.read_bytes())
     assert shown[0] == shown[1] != shown[2]
@@ -174,7 +174,7 @@ def test_rewards_that_never_succeed_are_pointed_out(tmp_path: Path, capsys: pyte
     words = ["replay", str(path), "--groups", "4", "--average", "2", "--rules", "uniform"]
     assert main(words) == 0
     assert "No reward reaches the threshold of 1" in capsys.readouterr().out
-    assert main([*words, "--threshold", "0.5"]) == 0
+    assert main([*words, "--success-threshold", "0.5"]) == 0
     assert "threshold" not in capsys.readouterr().out
 
 
@@ -192,7 +192,7 @@ def all_to_the_first(forecast, budget, low, high):
 def test_a_rule_of_ones_own_plays_beside_the_others(trace: Path, tmp_path: Path) -> None:
     rule, out = tmp_path / "mine.py", tmp_path / "o.json"
     rule.write_text(MINE)
-    words = ["replay", str(trace), "--rules", f"uniform,{rule}:all_to_the_first", "--json", str(out)]
+    words = ["replay", str(trace), "--rules", f"uniform,{rule}:all_to_the_first", "--output", str(out)]
     assert main(words) == 0
     _, uniform, mine = json.loads(out.read_text())["rules"]
     # Of 256 rollouts 2 each go to 31 prompts; 8 of the other 194 were recorded.
@@ -218,12 +218,13 @@ def test_a_rule_that_stops_says_when_and_why(table: Path, capsys: pytest.Capture
         (["{table}", "--rules", ","], "--rules names no rule"),
         (["{table}", "--groups", "50"], "--groups is 50, and the table has 40 prompts: use 40 or fewer"),
         (["{table}", "--average", "1", "--rules", "uniform"], "uniform stopped at step 0: 10 rollouts for 10 prompts"),
-        (["{table}", "--json", "{folder}/no/o.json"], "no does not exist"),
+        (["{table}", "--output", "{folder}/no/o.json"], "no does not exist"),
+        (["{table}", "--output", "{folder}.csv"], "end it with .json or .parquet"),
         (["{table}", "--min", "1", "--rules", "beta"], "min_count is 1: a group of one has no gradient"),
         (["{table}", "--seed", "-1"], "'-1' is not a whole number of at least 0"),
         (["{table}", "--steps", "0"], "'0' is not a whole number of at least 1"),
         (["{trace}", "--groups", "8"], "--groups is for tables: a trace has its own"),
-        (["{trace}", "--threshold", "1"], "--threshold is for tables"),
+        (["{trace}", "--success-threshold", "1"], "--success-threshold is for tables"),
         (["{folder}"], "there is no trace.jsonl in"),
         (["{folder}/nothing.csv"], "No such file"),
         (["{empty}"], "holds no steps to replay"),

@@ -13,7 +13,7 @@ import pytest
 
 from knapsack_arena.registry import make_strategy
 from knapsack_arena.replay.replay import RECORDED, ReplayedRule, replay_steps
-from knapsack_arena.replay.source import ExactRates, RecordedTrace
+from knapsack_arena.replay.trace import ExactRates, RecordedTrace
 from knapsack_arena.strategies import OneRound, RolloutRequest, StepGenerator, StepSpec
 from knapsack_rl.config import AllocationConfig, RuleName
 from knapsack_rl.metrics import MAX_TEXT
@@ -344,9 +344,9 @@ def test_a_trace_of_400_mb_needs_the_memory_of_one_of_50(tmp_path: Path) -> None
             path,
             "--rules",
             "uniform,beta",
-            "--json",
+            "--output",
             tmp_path / "o.json",
-            "--parquet",
+            "--output",
             tmp_path / "o.parquet",
         ]
         done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)

@@ -8,10 +8,13 @@ import math
 import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from knapsack_rl.__main__ import main
@@ -26,8 +29,11 @@ from synthetic_run import record_run
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
 from knapsack_rl.report.charts import binned, smooth
 from knapsack_rl.report.runs import flat_settings, make_runs
+from knapsack_rl.report.svg import END_LABELS, label_ends, panel, spread, style
 from knapsack_rl.report.tables import _to_extremes, headline, transitions
 from knapsack_rl.report.verdict import verdict
 
@@ -87,7 +93,8 @@ def text_of(page: str) -> str:
 
 def test_the_page_is_whole_and_shows_every_part(page: str) -> None:
     tags = [tag for tag, _ in Page(page).tags]
-    assert tags.count("svg") == 5
+    assert tags.count("figure") == 2 + 2 + 3 * len(RULES)  # per page, or per run
+    assert tags.count("svg") == tags.count("figure") + 2 * len(RULES)  # and two legends
     for heading in (
         "Learning", "Mixed groups", "Rollouts per prompt over time", "Rollouts per prompt by success rate",
         "Calibration of the beliefs", "Changes of difficulty", "Sample completions", "Settings",
@@ -336,5 +343,35 @@ def test_the_terminal_and_the_page_show_the_same_figures(folder: Path, page: str
     for label in headline(runs)[0]:
         [line] = [line for line in shown.splitlines() if line.startswith(f"│ {label}")]
         cells = [cell.strip().replace("->", "→") for cell in line.strip("│").split("│")][1:]
-        row = page.partition(f"<th>{label.replace(chr(39), '&#39;')}</th>")[2].partition("</tr>")[0]
-        assert sorted(re.findall(r"<td>(.*?)</td>", row)) == sorted(cells), label
+        row = page.partition(f'<th scope="row">{html.escape(label, quote=True).replace("x27", "39")}</th>')[2]
+        row = row.partition("</tr>")[0]
+        assert sorted(re.findall(r"<td[^>]*>(.*?)</td>", row)) == sorted(cells), label
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0.1, 10)), min_size=1, max_size=12))
+def test_labels_at_ends_keep_their_order_and_do_not_overlap(items: list[tuple[float, float]]) -> None:
+    centres = sorted(centre for centre, _ in items)
+    sizes = [size for _, size in items]
+    places = spread(centres, sizes, 0, 100)
+    for (one, size), (other, next_size) in pairwise(zip(places, sizes, strict=True)):
+        assert other - one >= (size + next_size) / 2 - 1e-6
+    if sum(sizes) <= 100:
+        assert places[0] - sizes[0] / 2 >= -1e-6
+        assert places[-1] + sizes[-1] / 2 <= 100 + 1e-6
+    apart = [20.0 * (i + 1) for i in range(len(items))]  # far from one another: each stays at its line
+    assert spread(apart, sizes, 0, 1e3) == pytest.approx(apart)
+
+
+@pytest.mark.parametrize("label", ["calibrated", "calibrated, seed 12", "x" * 40 + ", " + "y" * 40])
+def test_labels_at_ends_take_a_quarter_of_the_width_at_most(label: str) -> None:
+    with style():
+        figure, axes = panel(right=END_LABELS)
+        axes.plot([0, 1], [0, 1])
+        label_ends(axes, [(1, 1, label, "red"), (1, 0.9, label, "red")])
+        renderer = FigureCanvasAgg(figure).get_renderer()
+    assert len(axes.texts) == 2
+    assert axes.get_position().width > 0.62
+    for text in axes.texts:
+        assert text.get_window_extent(renderer).x1 <= figure.bbox.x1
+    label_ends(axes, [(1, 1, label, "red")] * 30)
+    assert len(axes.texts) == 2, "too many are left to the legend"

@@ -22,17 +22,21 @@ def test_the_golden_file_is_what_the_core_plans() -> None:
     golden = json.loads((GOLDEN / "same_plans.json").read_text(encoding="utf-8"))
     assert made["settings"] == golden["settings"]
     assert made["prompts"] == golden["prompts"]
-    assert made["runs"].keys() == golden["runs"].keys()
-    for rule, run in golden["runs"].items():
-        for step, expected in zip(made["runs"][rule]["steps"], run["steps"], strict=True):
-            for exact in ("prompts", "counts", "rewards"):
-                assert step[exact] == expected[exact], "run tests/golden/make_same_plans.py if this is meant"
-            for name in ("rates", "pseudo_counts"):
-                np.testing.assert_allclose(step[name], expected[name], rtol=1e-6)
-        for name, values in run["beliefs"].items():
-            np.testing.assert_allclose(made["runs"][rule]["beliefs"][name], values, rtol=1e-6)
+    for kind in ("runs", "looks"):
+        assert made[kind].keys() == golden[kind].keys()
+        for rule, run in golden[kind].items():
+            for step, expected in zip(made[kind][rule]["steps"], run["steps"], strict=True):
+                assert step.keys() == expected.keys()
+                for exact in ("prompts", "counts", "rewards", "log_probs"):
+                    assert step.get(exact) == expected.get(exact), "run make_same_plans.py if this is meant"
+                for name in ("rates", "pseudo_counts"):
+                    np.testing.assert_allclose(step[name], expected[name], rtol=1e-6)
+            for name, values in run["beliefs"].items():
+                np.testing.assert_allclose(made[kind][rule]["beliefs"][name], values, rtol=1e-6)
     assert any(len(set(step["counts"])) > 1 for step in golden["runs"]["beta"]["steps"])
-    for name in ("pool", "pool and texts"):
-        assert any(0 in step["counts"] for step in golden["runs"][name]["steps"]), "every candidate was chosen"
-    texts, none = (golden["runs"][name]["steps"] for name in ("pool and texts", "pool"))
-    assert [step["counts"] for step in texts] != [step["counts"] for step in none], "texts say nothing"
+    pools = [golden["runs"]["pool"], *golden["looks"].values()]
+    for run in pools:
+        assert any(0 in step["counts"] for step in run["steps"]), "every candidate was chosen"
+    assert len({str([step["counts"] for step in run["steps"]]) for run in pools}) == 4, "a look says nothing"
+    asked = [each for run in golden["looks"].values() for step in run["steps"] for each in step.get("log_probs", ())]
+    assert None in asked, "no look fails"

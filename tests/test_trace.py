@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -9,12 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from knapsack_rl.notation import PromptFeatures
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
 from knapsack_rl.trace import End, Evaluation, Resume, RunStart, Step, Trace, TraceReader, TraceWriter, read_trace
+from knapsack_rl.trace.records import decode
 
 RUN = {"engine": "test", "rule": "beta", "seed": 0, "settings": {"lr": 1e-3, "bad": math.nan, "path": Path("x")}}
-TIMES = {"allocate": 0.001, "step": 0.5}
+TIMES = {"overhead": 0.001, "step": 0.5}
 
 
 def make_plan(step: int, pseudo_count: float = 2.0, price: float = 0.1) -> Plan:
@@ -244,3 +247,25 @@ def test_a_live_reader_sees_each_record_once_and_never_half_a_line(tmp_path: Pat
     assert reader.poll() == [Resume(0)]
     TraceWriter(path, RUN).close()  # a new run under the same name
     assert [type(record) for record in reader.poll()] == [RunStart]
+
+
+def test_the_look_of_a_plan_is_recorded_and_read(tmp_path: Path) -> None:
+    """The one confidence of a plan, unknown ones too; files without it are read; several are of another kind."""
+    looks = [np.array([[1.25], [np.nan], [-4.6]]), np.zeros((3, 0)), np.ones((3, 2)), None]
+    writer = TraceWriter(tmp_path / "trace.jsonl", RUN)
+    for step, look in enumerate(looks):
+        features = None if look is None else PromptFeatures(np.zeros((3, 0)), look)
+        plan = dataclasses.replace(make_plan(step), features=features)
+        writer.step(plan, make_outcomes(step), optimizer_step=step, seconds=TIMES)
+    writer.close()
+    read = [step.log_odds_P for step in read_trace(tmp_path / "trace.jsonl").steps]
+    assert read[1:] == [None, None, None]
+    np.testing.assert_array_equal(read[0], [1.25, np.nan, -4.6])
+    lines = (tmp_path / "trace.jsonl").read_text().splitlines()
+    record = json.loads(lines[1])
+    for wrong in ([1.25, None], "no"):
+        with pytest.raises(ValueError, match="'log_odds' is .* a list of"):
+            decode(json.dumps(record | {"log_odds": wrong}).encode())
+    del record["log_odds"]
+    earlier = decode(json.dumps(record).encode())
+    assert isinstance(earlier, Step) and earlier.log_odds_P is None

@@ -71,9 +71,7 @@ def test_the_job_runs_both_rules_compares_them_and_reports(tmp_path: Path, capfd
     assert "--resume" in capfd.readouterr().err
 
 
-def test_an_error_in_a_run_is_one_line_and_leaves_the_folder_free(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_data_is_refused_before_a_folder_is_made(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text('{"question": "1 + 1 =", "answer": "2"}\n')
     job = [
@@ -87,10 +85,21 @@ def test_an_error_in_a_run_is_one_line_and_leaves_the_folder_free(
         "--output",
         str(tmp_path / "out"),
     ]
-    assert main([*job, "--steps", "1", "--reward", "exact"]) == 1
+    assert main([*job, "--steps", "1", "--reward", "exact"]) == 2
+    shown = capfd.readouterr()
+    assert "has no column 'prompt'" in shown.err
+    assert "warm-starting" not in shown.out
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_error_in_a_run_is_one_line_and_leaves_the_folder_free(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "reward.py").write_text("def reward(prompts, completions, **columns):\n    return ['x'] * 64\n")
+    words = ["--rules", "calibrated", "--reward", f"{tmp_path}/reward.py:reward", "--output", str(tmp_path / "out")]
+    assert main(["train", *SMALL, *words]) == 1
     shown = capfd.readouterr().out
     assert "calibrated failed" in shown
-    assert "has no column 'prompt'" in shown
     assert "Traceback" not in shown
     assert free_output(tmp_path / "out") == tmp_path / "out"
 

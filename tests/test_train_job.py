@@ -39,7 +39,7 @@ def write_step(writer: TraceWriter, step: int, counts: tuple[int, int], right: i
     )
     rewards = [1.0] * right + [0.0] * (counts[0] - right)
     outcomes = Outcomes.of_groups(step, [("a", rewards), ("b", [0.0] * counts[1])])
-    writer.step(plan, outcomes, optimizer_step=step, seconds={"allocate": 0.01, "overhead": 0.02, "step": 2.0})
+    writer.step(plan, outcomes, optimizer_step=step, seconds={"overhead": 0.02, "step": 2.0})
 
 
 def write_run(folder: Path, rule: str, counts: tuple[int, int], heldout: float, end: str | None = "finished") -> None:

@@ -9,13 +9,14 @@ import pytest
 pytest.importorskip("trl")
 
 from knapsack_rl.tasks import TaskError
-from knapsack_rl.train.command import check, read_yaml, trainer_fields
+from knapsack_rl.train.command import read_yaml, trainer_fields
 from knapsack_rl.train.job import Job
+from knapsack_rl.train.preflight import prepare
 
 
 def test_only_what_was_given_counts() -> None:
-    given = trainer_fields(["--learning_rate", "1e-3", "--max-generations", "16", "--bf16", "False"], {})
-    assert given == {"learning_rate": 1e-3, "max_generations": 16, "bf16": False}
+    given = trainer_fields(["--learning_rate", "1e-3", "--max-completion-length", "16", "--bf16", "False"], {})
+    assert given == {"learning_rate": 1e-3, "max_completion_length": 16, "bf16": False}
     assert trainer_fields([], {}) == {}
 
 
@@ -34,7 +35,14 @@ def test_flags_win_over_the_file_and_both_have_trls_types(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("argv", "config", "message"),
     [
-        (["--learning_rat", "1"], {}, "unknown option '--learning_rat'; did you mean learning_rate"),
+        (
+            ["--learning_rat", "1"],
+            {},
+            r"unknown option '--learning_rat'; did you mean --learning_rate.*\(`knapsack-rl train --help`",
+        ),
+        (["--modle", "x"], {}, "unknown option '--modle'; did you mean --model"),
+        (["--num_generations", "4"], {}, "num_generations is set by the job: use --average"),
+        ([], {"max_generations": 4}, "max_generations is set by the job: use --max"),
         (["--xyzzy"], {}, "unknown option '--xyzzy'"),
         (["stray"], {}, "unknown argument 'stray'"),
         (["--learning_rate", "fast"], {}, "learning_rate.*invalid float value: 'fast'"),
@@ -51,13 +59,13 @@ def test_mistakes_are_one_clear_line(argv: list[str], config: dict[str, object],
 
 
 def test_contradictions_show_before_anything_starts() -> None:
-    check(Job(trainer={"per_device_train_batch_size": 8, "num_generations": 4}))
+    prepare(Job(trainer={"per_device_train_batch_size": 8, "num_generations": 4}))
     with pytest.raises(TaskError, match="the training arguments do not fit the rule uniform: .*divisible"):
-        check(Job(trainer={"per_device_train_batch_size": 8, "num_generations": 7}))
-    with pytest.raises(TaskError, match="min_generations is 1"):
-        check(Job(trainer={"min_generations": 1}))
+        prepare(Job(trainer={"per_device_train_batch_size": 8, "num_generations": 7}))
+    with pytest.raises(TaskError, match="--min is 1"):
+        prepare(Job(trainer={"min_generations": 1}))
     with pytest.raises(TaskError, match="do not fit the rule paper: .*does not choose among a pool"):
-        check(Job(rules=("calibrated", "paper"), trainer={"pool": 2}))
+        prepare(Job(rules=("calibrated", "paper"), trainer={"pool": 2}))
 
 
 @pytest.mark.parametrize(

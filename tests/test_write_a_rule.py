@@ -56,7 +56,7 @@ def test_the_comparisons_run(command: str, folder: Path) -> None:
     options = shlex.split(command)
     for rule in options[options.index("--rules") + 1].split(","):
         assert rule in printed
-    out = folder / options[options.index("--out") + 1]
+    out = folder / options[options.index("--output") + 1]
     assert (out / "report.html").stat().st_size > 10_000
 
 

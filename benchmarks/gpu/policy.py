@@ -114,7 +114,7 @@ class SampledPolicy:
         return np.array(right, dtype=np.float64).reshape(len(which), self.samples).mean(axis=1)
 
     def hidden_states(self, which: Sequence[int]) -> FloatArray:
-        """`policy_features` of each prompt, by the last two layers; ``[P, 2 * hidden + 2]``."""
+        """`policy_features` of each prompt, by the last two layers; ``[P, 2 * hidden + 1]``."""
         found = []
         for start in range(0, len(which), PROMPTS):
             last, before, logits = self.machine.model.last_states(

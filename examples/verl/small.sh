@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Qwen2.5-0.5B on GSM8K, one node with one GPU, for about an hour. Prepare the data with verl's own script:
 #   python examples/data_preprocess/gsm8k.py --local_save_dir ~/data/gsm8k        (in verl's repository)
-# The last block is printed by `knapsack-rl verl-args --max-n 32`.
+# The last block is printed by `knapsack-rl verl-args --max 32`.
 set -euo pipefail
 DATA=${DATA:-$HOME/data/gsm8k}
 

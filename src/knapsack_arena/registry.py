@@ -51,6 +51,7 @@ class RuleContext:
         kept: successes that replace a failed rollout, for rules that price them; None where none are kept.
         min_group: rollouts of the smallest group, for our rules with a pool.
         step_cost: cost of a step as a share of its budget, for our rules; None to spend the budget.
+        half_life_steps: the half-life of our beliefs where a record states it; None for the trainers' default.
     """
 
     groups: int = 256
@@ -64,6 +65,7 @@ class RuleContext:
     kept: KeptSuccesses | None = None
     min_group: int = 2
     step_cost: float | None = None
+    half_life_steps: float | None = None
 
     @property
     def budget(self) -> int:
@@ -72,7 +74,9 @@ class RuleContext:
 
     @property
     def half_life(self) -> float:
-        """Steps after which our beliefs count an observation half: the trainers' default."""
+        """Steps after which our beliefs count an observation half."""
+        if self.half_life_steps is not None:
+            return self.half_life_steps
         return HALF_LIFE_PASSES * self.prompts / self.groups
 
     def pool(self, most: int = DEFAULT_POOL) -> int:
@@ -92,7 +96,7 @@ def _configured(context: RuleContext, rule: RuleName, most: int = 1) -> Strategy
         min_count=0 if most > 1 else context.min_count,
         max_count=context.max_count,
         half_life=context.half_life,
-        min_group=context.min_group if most > 1 else 2,
+        min_group=context.min_group if most > 1 or context.min_count == 0 else 2,
     )
     features = context.features if rule == "calibrated" else None
     allocator = config.make_allocator(kept=context.kept)

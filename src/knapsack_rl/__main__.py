@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import importlib
 import importlib.metadata
 import io
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, NoReturn, TypeAlias
 
+from knapsack_rl.console.arguments import HelpFormatter, suggestion
 from knapsack_rl.console.failures import explained, report_defect
 from knapsack_rl.console.text import one_line
 
@@ -36,6 +36,11 @@ OURS: Commands = {
         "knapsack_rl.allocate.command",
         "parquet",
         "divide a rollout budget over prompts with known pass rates",
+    ),
+    "features": (
+        "knapsack_rl.tasks.features_command",
+        "trl",
+        "write a file of a model's hidden states of each prompt, for verl and Tinker",
     ),
     "report": ("knapsack_rl.report.command", "report", "turn traces of runs into one HTML page"),
     "verl-args": ("knapsack_rl.verl.command", "verl", "print the overrides that make a verl command a knapsack run"),
@@ -101,7 +106,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: Sequence[str], chosen: str | None) -> int:
-    parser = _parser(chosen)
+    parser = _parser({chosen})
+    if chosen is not None and words[0] == chosen and chosen not in parser.parsers:
+        hint = suggestion(chosen, parser.parsers) or f": choose from {', '.join(parser.parsers)}"
+        parser.error(f"there is no command {chosen!r}{hint}")
     arguments, extra = parser.parse_known_args(words)
     command = importlib.import_module(commands()[arguments.command][0])
     if arguments.command == "train":
@@ -112,16 +120,36 @@ def _run(words: Sequence[str], chosen: str | None) -> int:
     return int(command.run(arguments))
 
 
-def _parser(chosen: str | None) -> _Parser:
+class _PrintCompletion(argparse.Action):
+    """Prints the completion script of a shell, and ends the program."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> NoReturn:
+        from knapsack_rl.console.completion import completion_script
+
+        complete = _parser(set(commands()))
+        sys.stdout.write(completion_script(given[1], complete, complete.parsers))
+        parser.exit()
+
+
+def _parser(wanted: Collection[str | None]) -> _Parser:
+    """The parser of the program, with the options of these commands."""
     from knapsack_rl import __version__
+    from knapsack_rl.console.completion import SHELLS
 
     parser = _Parser(
         prog="knapsack-rl",
         description="Decide how many rollouts each prompt gets in GRPO.",
         epilog="`knapsack-rl COMMAND --help` describes a command.",
         allow_abbrev=False,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"knapsack-rl {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        choices=SHELLS,
+        action=_PrintCompletion,
+        help="print a script that completes commands and options in this shell, and exit",
+    )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     parser.parsers = subparsers.choices
     for name, (module, _, purpose) in commands().items():
@@ -130,9 +158,9 @@ def _parser(chosen: str | None) -> _Parser:
             help=purpose,
             description=purpose[0].upper() + purpose[1:] + ".",
             allow_abbrev=False,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=HelpFormatter,
         )
-        if name == chosen:
+        if name in wanted:
             importlib.import_module(module).add_arguments(command)
     return parser
 
@@ -140,9 +168,7 @@ def _parser(chosen: str | None) -> _Parser:
 def _refuse_unknown(parser: argparse.ArgumentParser, extra: Sequence[str]) -> NoReturn:
     """Refuse arguments that the command does not have, with the option that was perhaps meant."""
     known = [name for action in parser._actions for name in action.option_strings]
-    close = difflib.get_close_matches(extra[0].partition("=")[0], known, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    parser.error(f"unrecognized arguments: {' '.join(extra)}{hint}")
+    parser.error(f"unrecognized arguments: {' '.join(extra)}{suggestion(extra[0].partition('=')[0], known)}")
 
 
 def _say(line: str) -> None:

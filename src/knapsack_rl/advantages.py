@@ -65,8 +65,9 @@ def group_advantages(
     rewards_PG: Sequence[float] | FloatArray,
     scale: Literal["group", "batch", "none"] = "group",
     weighting: Literal["rollout", "prompt"] = "rollout",
+    epsilon: float = EPSILON,
 ) -> FloatArray:
-    """GRPO's advantages where groups differ in size, (r - mean of the group) / (deviation + 1e-4).
+    """GRPO's advantages where groups differ in size, (r - mean of the group) / (deviation + epsilon).
 
     Args:
         group_PG: group of each rollout, in any order: numbers or prompt ids, ``[PG]``.
@@ -74,6 +75,7 @@ def group_advantages(
         scale: what to divide by: the deviation of the group (GRPO, arXiv 2402.03300), of the whole batch, or nothing
             (Dr. GRPO, arXiv 2503.20783).
         weighting: ``prompt`` multiplies by `prompt_weights`, so that every prompt weighs the same in the loss.
+        epsilon: added to a deviation before dividing by it; by default that of TRL.
 
     Returns:
         Advantages ``[PG]``; 0 where there is no reward, and in groups whose rewards are all equal.
@@ -91,8 +93,8 @@ def group_advantages(
     found = group_statistics(group, rewards, counts_P.size)
     advantages = np.nan_to_num(rewards - found.mean_P[group], nan=0.0)
     if scale == "group":
-        advantages = advantages / (found.deviation_P[group] + EPSILON)
+        advantages = advantages / (found.deviation_P[group] + epsilon)
     elif scale == "batch":
         whole = group_statistics(np.zeros_like(group), rewards, 1)
-        advantages = advantages / (whole.deviation_P[0] + EPSILON)
+        advantages = advantages / (whole.deviation_P[0] + epsilon)
     return advantages * prompt_weights(counts_P)[group] if weighting == "prompt" else advantages

@@ -96,16 +96,7 @@ class KnapsackAllocator(SavedToFile):
         Raises:
             ValueError: limits that allow a group of one, or that cross; a ``max_idle`` or share out of range.
         """
-        if min_count < 0 or min_count == 1:
-            raise ValueError(f"min_count is {min_count}: a group of one has no gradient, use 0 or at least 2")
-        if min_group < 2 or 0 < min_count < min_group:
-            raise ValueError(
-                f"min_group is {min_group}: it must be at least 2, and at most min_count ({min_count}) if that is not 0"
-            )
-        if max_count < max(min_count, min_group):
-            raise ValueError(
-                f"max_count is {max_count}: it must be at least min_group ({min_group}) and min_count ({min_count})"
-            )
+        _check_counts(min_count, max_count, min_group)
         if max_idle is not None and not max_idle > 0:
             raise ValueError(f"max_idle is {max_idle}: it counts steps and must be positive, or None")
         if not 0 < overdue_share <= 1:
@@ -231,6 +222,20 @@ class KnapsackAllocator(SavedToFile):
         optional_P = (problem.low_P == 0) & (problem.high_P >= size)
         groups = min(max(int(budget * self.overdue_share) // size, 1), (budget - int(problem.low_P.sum())) // size)
         return np.where(overdue(ids, np.where(optional_P, waited_P, 0), self.max_idle, groups), size, problem.low_P)
+
+
+def _check_counts(min_count: int, max_count: int, min_group: int) -> None:
+    """Refuse limits that allow a group of one, or that cross."""
+    if min_count < 0 or min_count == 1:
+        raise ValueError(f"min_count is {min_count}: a group of one has no gradient, use 0 or at least 2")
+    if min_group < 2 or 0 < min_count < min_group:
+        raise ValueError(
+            f"min_group is {min_group}: it must be at least 2, and at most min_count ({min_count}) if that is not 0"
+        )
+    if max_count < max(min_count, min_group):
+        raise ValueError(
+            f"max_count is {max_count}: it must be at least min_group ({min_group}) and min_count ({min_count})"
+        )
 
 
 def _expected_tokens(forecast: Forecast) -> FloatArray:

@@ -32,6 +32,8 @@ BoolArray: TypeAlias = NDArray[np.bool_]
 class PromptFeatures(NamedTuple):
     """Features of prompts at the time of planning, one row per prompt, as inputs of `CalibratedBeliefs`.
 
+    NaN is an input that is not known.
+
     Attributes:
         features_P_F: real numbers of any scale, ``[P, F]``. One regression on all prompts relates them to success.
         confidence_P_C: a few numbers of the order of 1 with the same meaning for every prompt, such as the policy's

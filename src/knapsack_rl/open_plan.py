@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,3 +101,25 @@ class OpenPlan:
                 del self.samples[before[2] :]
 
         return take_back
+
+
+def routed(
+    open_plans: Sequence[OpenPlan], step: int, ids_PG: Sequence[str]
+) -> tuple[list[tuple[OpenPlan, IntArray, IntArray]], IntArray]:
+    """For each open plan that waits for some of the rows: the rows and their places; and rows not waited for."""
+    rows_by_id: dict[str, list[int]] = {}
+    for row, prompt_id in enumerate(ids_PG):
+        rows_by_id.setdefault(prompt_id, []).append(row)
+    found = []
+    for opened in open_plans:
+        rows: list[int] = []
+        places: list[int] = []
+        for i, prompt_id in enumerate(opened.plan.prompt_ids if opened.plan.step == step else ()):
+            arrived = rows_by_id.get(prompt_id, [])[: int(opened.missing_P[i])]
+            if arrived:
+                rows += arrived
+                places += [i] * len(arrived)
+                rows_by_id[prompt_id] = rows_by_id[prompt_id][len(arrived) :]
+        if rows:
+            found.append((opened, np.array(rows), np.array(places)))
+    return found, np.array(sorted(row for rows in rows_by_id.values() for row in rows), dtype=np.int64)

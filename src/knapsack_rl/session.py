@@ -198,9 +198,7 @@ class Session(SavedToFile):
                     if not self.in_order and opened.missing_P.any():
                         self._learn(opened)
                 if extra.size:
-                    known, others = tokens[extra] if (tokens[extra] >= 0).all() else None, [ids[row] for row in extra]
-                    more = Outcomes.from_rollouts(step, others, rewards[extra], known, self.success_threshold)
-                    self.allocator.observe(more)
+                    self._learn_unplanned(step, [ids[row] for row in extra], rewards[extra], tokens[extra])
                 return self._finish()
             except Exception:
                 for take_back in taken:
@@ -335,6 +333,11 @@ class Session(SavedToFile):
             elif self.in_order:
                 break
         return metrics
+
+    def _learn_unplanned(self, step: int, ids: Sequence[str], rewards: FloatArray, tokens: IntArray) -> None:
+        """Learn rollouts that no open plan waits for."""
+        known = tokens if (tokens >= 0).all() else None
+        self.allocator.observe(Outcomes.from_rollouts(step, ids, rewards, known, self.success_threshold))
 
     def _learn(self, opened: OpenPlan) -> None:
         """Learn what came back of a plan and is not learned."""

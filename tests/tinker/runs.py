@@ -49,7 +49,7 @@ class Killing(world.SeededBuilder):
     """Ends the whole process in the middle of a batch, as an out-of-memory killer does."""
 
     async def make_envs(self) -> Sequence[Env]:
-        if str(self.batch) == os.environ.get(KILL_AT) and self.prompt % world.GROUPS == 5:
+        if str(self.batch) == os.environ.get(KILL_AT) and self.prompt % 2 == 0:
             await asyncio.sleep(0.5)  # others of the batch come back first
             os.kill(os.getpid(), signal.SIGKILL)
         return await super().make_envs()
@@ -73,7 +73,11 @@ class DatasetBuilder(RLDatasetBuilder):
 
 
 def config(kind: str, log_path: str, url: str, model: str, epochs: int, **changes: Any) -> train.Config:
-    """The cookbook's configuration of a kind of run, before `allocated`."""
+    """The cookbook's configuration of a kind of run, before `allocated`.
+
+    ``guess`` learns; the rewards of the others depend on prompt, batch and rollout alone. ``sync``, ``async`` and
+    ``stream`` are the cookbook's loops; ``look`` is the synchronous one with a pool and looks.
+    """
     if kind == "async":
         changes["async_config"] = train.AsyncConfig(max_steps_off_policy=2, groups_per_batch=world.GROUPS)
     if kind == "stream":
@@ -99,15 +103,22 @@ def config(kind: str, log_path: str, url: str, model: str, epochs: int, **change
 
 
 def run(kind: str, log_path: str, url: str, model: str, epochs: int = 4, **options: Any) -> None:
-    """Train without decay of evidence; ``options`` are those of `allocated`."""
-    found = config(kind, log_path, url, model, epochs)
-    asyncio.run(
-        train.main(
-            allocated(found, epochs=epochs if kind == "guess" else 1, **{"half_life": 1e9, "pool": 1, **options})
-        )
-    )
+    """Train without decay of evidence; ``options`` are those of `allocated`, and fields of the cookbook's config."""
+    changes = {name: options.pop(name) for name in ("save_every", "max_steps") if name in options}
+    found = config(kind, log_path, url, model, epochs, **changes)
+    asyncio.run(train.main(allocated(found, **settings(kind, epochs) | options)))
+
+
+def settings(kind: str, epochs: int) -> dict[str, Any]:
+    """Options of `allocated` for a kind of run."""
+    found: dict[str, Any] = {"half_life": 1e9, "pool": 1, "epochs": epochs if kind == "guess" else 1}
+    if kind == "look":
+        found |= {"pool": 2, "prompt_text": lambda builder: f"prompt {builder.prompt}"}
+    if kind in ("look", "async", "stream"):  # sampled tokens are not the same in every run, so looks are not either
+        found["prompt_tokens"] = lambda builder: world.observation(builder.prompt)
+    return found
 
 
 if __name__ == "__main__":
     os.environ[KILL_AT] = sys.argv[5]
-    run(*sys.argv[1:5])
+    run(*sys.argv[1:5], epochs=8 if sys.argv[1] == "look" else 4)

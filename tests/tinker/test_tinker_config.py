@@ -54,7 +54,7 @@ def test_questions_are_in_the_trace(tmp_path: Path) -> None:
     data = world.dataset(tmp_path, world.Dataset(builder=world.sums))
     builders = data.get_batch(0)
     for builder in builders:
-        builder.log.write(builder.group._replace(rewards=[0.0, 1.0], tokens=[1, 1]))
+        builder.log.write(builder.share.group._replace(rewards=[0.0, 1.0], tokens=[1, 1]))
     data.tracker.collect()
     assert sorted(read_trace(tmp_path / "trace.jsonl").texts.values())[:2] == ["0 + 0?", "1 + 1?"]
 
@@ -119,7 +119,7 @@ def test_a_pool_and_features_in_one_call(tmp_path: Path) -> None:
     ("wrong", "message"),
     [
         ({"features": "text", "rule": "beta"}, "features='text' has no effect under rule='beta'"),
-        ({"features": "hidden_states"}, "features is 'hidden_states': choose 'text' or None"),
+        ({"features": "no-such.npz"}, r"no-such\.npz.*`knapsack-rl features` writes"),
         ({"rule": "posterior"}, "there is no rule 'posterior'"),
         ({"pool": 0}, "pool is 0"),
         ({"pool": 2, "rule": "uniform"}, "'uniform' does not choose among a pool"),
@@ -135,15 +135,17 @@ def test_bad_values_are_named_as_they_were_given(tmp_path: Path, wrong: dict[str
 
 
 def test_every_core_field_has_one_name(tmp_path: Path) -> None:
-    """Every field of `AllocationConfig` is set by one here, and has its default, but for the weighting."""
+    """Every field of `AllocationConfig` is set by one here, and has its default; but None weighs by rollout."""
     own, plain = AllocatedDatasetBuilder(inner=Inner(), log_path=str(tmp_path)), AllocationConfig
     values = {"rule": "beta", "pool": 2, "min_count": 0, "max_count": 9, "half_life": 3.0, "success_threshold": 0.5}
+    values |= {"weighting": "prompt", "min_group": 3, "budget": "adaptive", "step_cost": 0.5, "least_budget": 0.25}
+    values |= {"token_decay": 0.5, "token_every": 3}
     assert set(ALIASES) <= set(FIELDS)
     for core in FIELDS:
         name = ALIASES.get(core, core)
         if core == "average":
             assert name in SIZE_FIELDS
-        elif core != "weighting":
+        else:
             assert getattr(own, name) == getattr(plain, core)
             found = built(tmp_path, **{name: values[core]}).session.config
             assert getattr(found, core) == values[core]

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 import urllib.error
 import urllib.request
@@ -18,8 +19,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import runs
+import safetensors.torch
 import server
+import torch
 import world
+from tinker_cookbook import renderers
+from tinker_cookbook.tokenizer_utils import get_tokenizer
+from transformers import AutoModelForCausalLM
 
 from knapsack_rl.tinker.dataset import LOG_FILE
 from knapsack_rl.tinker.outcome_log import Group, OutcomeLog
@@ -142,10 +148,75 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path, service: tup
     assert [json.loads(line)["step"] for line in resumed] == [4]
 
 
+def logits(model: Path, adapter: Path | None, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Logits of the token after each prompt, ``[P, V]``, by transformers, with the weights of a checkpoint added."""
+    policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    if adapter is not None:
+        with tarfile.open(adapter) as archive:
+            read = {Path(member.name).name: archive.extractfile(member) for member in archive if member.isfile()}
+            weights = safetensors.torch.load(read["adapter_model.safetensors"].read())
+            found = json.load(read["adapter_config.json"])
+        places = [name for name in weights if ".lora_A." in name]
+        assert places
+        for name in places:
+            module = policy.get_submodule(name.removeprefix("base_model.model.").split(".lora_A.")[0])
+            change = weights[name.replace(".lora_A.", ".lora_B.")] @ weights[name]
+            module.weight.data += found["lora_alpha"] / found["r"] * change
+    with torch.no_grad():
+        return torch.stack([policy(torch.tensor([prompt])).logits[0, -1] for prompt in prompts])
+
+
+def test_a_look_is_the_logit_of_the_largest_softmax_of_the_latest_weights(
+    tmp_path: Path, service: tuple[str, str]
+) -> None:
+    """Of every candidate, at every step. So a look neither reads older weights nor leaves others behind."""
+    runs.run("guess", str(tmp_path), *service, epochs=3, pool=2, save_every=1)
+    saved = {}
+    for found in map(json.loads, (tmp_path / "checkpoints.jsonl").open()):
+        run, name = found["sampler_path"].removeprefix("tinker://").split("/")
+        saved[found["batch"]] = Path(service[1]).parent / "checkpoints" / run / "sampler_weights" / f"{name}.tar.gz"
+    trace = read_trace(tmp_path / "trace.jsonl")
+    assert len(trace.steps) == 6
+    renderer = renderers.get_renderer("role_colon", get_tokenizer(service[1]))
+    questions = [trace.texts[prompt_id] for prompt_id in trace.steps[0].plan.prompt_ids]
+    prompts = [renderer.build_generation_prompt([{"role": "user", "content": each}]).to_ints() for each in questions]
+    wanted = []
+    for step in trace.steps:
+        assert [trace.texts[prompt_id] for prompt_id in step.plan.prompt_ids] == questions
+        here = logits(Path(service[1]), saved.get(step.plan.step), prompts)
+        largest = torch.softmax(here, dim=1).amax(dim=1).clamp(0.01, 0.99)
+        wanted.append(torch.logit(largest).numpy())
+        np.testing.assert_allclose(step.log_odds_P, wanted[-1], atol=0.006)  # rounded to 0.01
+    assert np.abs(np.diff(wanted, axis=0)).max(axis=1).min() > 0.05  # the weights change in every step
+
+
+def test_a_killed_run_with_looks_and_a_pool_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, service: tuple[str, str]
+) -> None:
+    """Every plan, those after the kill as well, is what a run plans that has seen the same looks and outcomes."""
+    run_and_kill("look", tmp_path / "run", service, batch=11)
+    before = read_trace(tmp_path / "run" / "trace.jsonl")
+    assert [step.plan.step for step in before.steps] == [0, 1, 2, 3, 4]
+    runs.run("look", str(tmp_path / "run"), *service, epochs=8, max_steps=8)  # from batch 4 on
+    trace = read_trace(tmp_path / "run" / "trace.jsonl")
+    check_plans(trace, 8, least=0)
+    resumed = [json.loads(line)["step"] for line in (tmp_path / "run" / "trace.jsonl").open() if '"resume"' in line]
+    assert resumed == [4]
+    inner = world.Dataset(builder=runs.Killing, batches=16)
+    through = world.dataset(tmp_path / "through", inner, rule="calibrated", ask=True, **runs.settings("look", 8))
+    for step in trace.steps:
+        log_probs = {int(name[1:]): odds for name, odds in zip(step.plan.prompt_ids, step.log_odds_P, strict=True)}
+        assert np.isfinite(list(log_probs.values())).all()
+        client = world.Client(lambda prompt, at=log_probs: float(-np.log1p(np.exp(-at[prompt]))))
+        world.sampled(through.get_batch(step.plan.step), client)
+    assert world.record_of(tmp_path / "run") == world.record_of(tmp_path / "through")
+    assert np.ptp([step.log_odds_P for step in trace.steps], axis=0).max() > 0.1
+
+
 def test_the_asynchronous_loop_loses_no_outcome_and_counts_none_twice(tmp_path: Path, service: tuple[str, str]) -> None:
     run_and_kill("async", tmp_path, service, batch=6)
     log = OutcomeLog(tmp_path / LOG_FILE)
-    before = len(log.valid())
+    before = len(list(log.valid()))
     runs.run("async", str(tmp_path), *service)
     trace = read_trace(tmp_path / "trace.jsonl")
     assert before > 0

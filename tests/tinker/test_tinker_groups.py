@@ -170,13 +170,13 @@ def test_a_group_that_fails_is_no_evidence_and_holds_nothing_up(tmp_path: Path, 
         assert "Broken made 3 environments where 4 were planned" in str(failure.value)
     if how == "inf":
         assert "prompt 'p3' of Broken got the reward inf from step" in str(failure.value)
-    assert builders[3].inner.cleaned == [3]
+    assert builders[3].share.inner.cleaned == [3]
     assert builders[3].logging_tags() == ["broken"]
     world.rollouts(builders[:3] + builders[4:])
     assert data.tracker.learned == 1
     step = read_trace(tmp_path / "trace.jsonl").steps[0]
     assert step.outcomes.counts_P.tolist() == [4, 4, 4, 0, 4, 4, 4, 4]
-    assert not data.get_batch(2 - 1)[3].group.rewards
+    assert not data.get_batch(2 - 1)[3].share.group.rewards
     assert world.evidence(data) == 28
 
 

@@ -12,7 +12,7 @@ import world
 
 from knapsack_rl import BeliefFileError
 from knapsack_rl.tinker.dataset import LOG_FILE
-from knapsack_rl.tinker.outcome_log import Group, OutcomeLog, Planned
+from knapsack_rl.tinker.outcome_log import Group, OutcomeLog, Planned, Success
 from knapsack_rl.trace import read_trace
 
 
@@ -139,7 +139,7 @@ def test_a_log_cut_off_by_a_kill(tmp_path: Path) -> None:
 
 def test_a_log_knows_what_is_void(tmp_path: Path) -> None:
     log = OutcomeLog(tmp_path / "log")
-    assert log.valid() == []
+    assert list(log.valid()) == []
     groups = [Group(step, 0, "p", [1.0], [2]) for step in (0, 1, 2)]
     for group in groups:
         log.write(group)
@@ -148,6 +148,29 @@ def test_a_log_knows_what_is_void(tmp_path: Path) -> None:
     assert [group.step for group in log.valid()] == [0, 1]
     assert [entry for _, entry in log.since(end)] == [Group(1, 0, "p", [1.0], [2])]
     assert [list(group.rewards) for group in log.valid() if isinstance(group, Group)] == [[1.0], [1.0]]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_log_of_many_stops_holds_what_none_of_them_has_voided(tmp_path: Path, seed: int) -> None:
+    """Groups with all their fields, exactly; a resume at r voids what stands before it of step r and later."""
+    generator = np.random.default_rng(seed)
+    log, expected = OutcomeLog(tmp_path / "log"), []
+    for place in range(60):
+        step = int(generator.integers(12))
+        if generator.random() < 0.2:
+            log.mark_resume(step)
+            expected = [group for group in expected if group.step < step]
+            continue
+        size = int(generator.integers(1, 5))
+        success = None
+        if generator.random() < 0.5:
+            tokens_T = generator.integers(2**31, size=size).astype(np.int32)
+            success = Success("ab" * 16, float(generator.normal()), tokens_T, generator.normal(size=size).astype("f4"))
+        age = int(generator.integers(9)) if generator.random() < 0.5 else None
+        group = Group(step, place, f"p{place}", generator.normal(size=size).tolist(), [3] * size, age, success)
+        log.write(group)
+        expected.append(group)
+    assert repr(list(log.valid())) == repr(expected)
 
 
 def test_a_log_holds_plans_exactly(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from knapsack_rl.tinker import AllocatedDatasetBuilder
 from knapsack_rl.trace import read_trace
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "same_plans.json").read_text(encoding="utf-8"))
+RUNS = {name: run for name, run in GOLDEN["runs"].items() if run["features"] is None} | GOLDEN["looks"]
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,14 @@ class GivenBuilder(RLDatasetBuilder):
     name: str
 
     async def __call__(self) -> tuple[RLDataset, RLDataset | None]:
-        run = GOLDEN["runs"][self.name]
+        run = RUNS[self.name]
         return GivenDataset(run["steps"], run["pool"]), None
 
 
-@pytest.mark.parametrize("name", GOLDEN["runs"])
+@pytest.mark.parametrize("name", RUNS)
 def test_same_plans_and_beliefs_as_every_other_adapter(tmp_path: Path, name: str) -> None:
-    settings, expected = GOLDEN["settings"], GOLDEN["runs"][name]
+    settings, expected = GOLDEN["settings"], RUNS[name]
+    asks = "log_probs" in expected["steps"][0]
     builder = AllocatedDatasetBuilder(
         inner=GivenBuilder(name=name),
         log_path=str(tmp_path),
@@ -79,12 +81,18 @@ def test_same_plans_and_beliefs_as_every_other_adapter(tmp_path: Path, name: str
         half_life=settings["half_life"],
         prompt_id=lambda given: content_id(GOLDEN["prompts"][given.prompt]),
         prompt_text=lambda given: GOLDEN["prompts"][given.prompt][0]["content"],
+        prompt_tokens=lambda given: world.observation(given.prompt),
+        ask=asks,
     )
     data, _ = asyncio.run(builder())
     for index, golden in enumerate(expected["steps"]):
         builders = data.get_batch(index)
-        assert world.counts(builders) == [count for count in golden["counts"] if count]
-        groups = world.rollouts(builders)
+        if asks:
+            answers = dict(zip(golden["prompts"], golden["log_probs"], strict=True))
+            groups = [group for group in world.sampled(builders, world.Client(answers.__getitem__)) if group]
+        else:
+            groups = world.rollouts(builders)
+        assert world.counts(builders)[: len(groups)] == [count for count in golden["counts"] if count]
         assert [group.get_total_rewards() for group in groups] == [rewards for rewards in golden["rewards"] if rewards]
     for step, golden in zip(read_trace(tmp_path / "trace.jsonl").steps, expected["steps"], strict=True):
         assert step.plan.counts_P.tolist() == golden["counts"]
@@ -92,7 +100,7 @@ def test_same_plans_and_beliefs_as_every_other_adapter(tmp_path: Path, name: str
         known = np.isfinite(step.plan.pseudo_count_P)
         np.testing.assert_allclose(step.plan.pseudo_count_P[known], np.array(golden["pseudo_counts"])[known], rtol=1e-6)
     beliefs: Any = data.session.allocator.beliefs
-    features = data.tracker.features and data.tracker.features(GOLDEN["prompts"])
+    features = data.tracker.look and data.tracker.look(GOLDEN["prompts"], None)
     final = beliefs.forecast([content_id(prompt) for prompt in GOLDEN["prompts"]], len(expected["steps"]), features)
     np.testing.assert_allclose(final.success_rates_P, expected["beliefs"]["rates"], rtol=1e-6)
     np.testing.assert_allclose(final.pseudo_count_P, expected["beliefs"]["pseudo_counts"], rtol=1e-6)

@@ -216,7 +216,7 @@ def test_every_row_is_a_candidate_of_its_own(tmp_path: Path) -> None:
         for index in range(3):
             builders = data.get_batch(index)
             for builder in builders:
-                builder.log.write(builder.group._replace(rewards=[0.0, 1.0], tokens=[1, 1]))
+                builder.log.write(builder.share.group._replace(rewards=[0.0, 1.0], tokens=[1, 1]))
             assert sum(world.counts(builders)) == 8 * world.SIZE
         data.tracker.collect()
         steps = read_trace(tmp_path / name / "trace.jsonl").steps
@@ -261,7 +261,9 @@ def test_a_run_that_began_with_ids_of_questions_goes_on_with_them(tmp_path: Path
         data = world.dataset(tmp_path, inner_of(inner), **settings)
         for index in batches:
             for builder in data.get_batch(index):
-                builder.log.write(builder.group._replace(rewards=[1.0] * builder.count, tokens=[1] * builder.count))
+                builder.log.write(
+                    builder.share.group._replace(rewards=[1.0] * builder.count, tokens=[1] * builder.count)
+                )
         return data
 
     log = OutcomeLog(run(range(2)).tracker.log.path)

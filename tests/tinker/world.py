@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import chz
 import numpy as np
 from tinker_cookbook.completers import TokensWithLogprobs
 from tinker_cookbook.rl.problem_env import ProblemEnv, ProblemGroupBuilder
-from tinker_cookbook.rl.rollouts import do_group_rollout
-from tinker_cookbook.rl.types import Env, EnvGroupBuilder, RLDataset, RLDatasetBuilder, StepResult
+from tinker_cookbook.rl.rollout_strategy import FailFast, RolloutStrategy
+from tinker_cookbook.rl.rollouts import do_group_rollout, do_group_rollout_and_filter_constant_reward
+from tinker_cookbook.rl.types import (
+    Env,
+    EnvGroupBuilder,
+    RLDataset,
+    RLDatasetBuilder,
+    StepResult,
+    TrajectoryGroup,
+)
 
 import tinker
-from knapsack_rl.tinker import AllocatedDataset, AllocatedDatasetBuilder
+from knapsack_rl.tinker import AllocatedDataset, AllocatedDatasetBuilder, LookFirst
 from knapsack_rl.trace import read_trace
 
 PROMPTS, GROUPS, SIZE = 16, 8, 4
@@ -121,6 +130,60 @@ async def policy(prompt: tinker.ModelInput, stop: Any) -> TokensWithLogprobs:
     return TokensWithLogprobs(tokens=[5, 6, 7], maybe_logprobs=[-1.0, -1.0, -1.0])
 
 
+@dataclass
+class Client:
+    """A sampling client of one step: greedy requests are looks, all others get the same completion.
+
+    Attributes:
+        answer: the log-probability of the greedy token after a prompt; None makes the request fail.
+        looks: the prompts that were looked at, in the order of asking.
+    """
+
+    answer: Callable[[int], float | None]
+    looks: list[int] = field(default_factory=list)
+
+    async def sample_async(self, *, prompt: tinker.ModelInput, num_samples: int, sampling_params: Any) -> Any:
+        await asyncio.sleep(0)
+        tokens, log_probs = [5, 6, 7], [-1.0, -1.0, -1.0]
+        if sampling_params.temperature == 0.0:
+            assert (num_samples, sampling_params.max_tokens) == (1, 1)
+            self.looks.append(prompt.to_ints()[3] - 19)
+            log_prob = self.answer(self.looks[-1])
+            if log_prob is None:
+                raise RuntimeError("the server is busy")
+            tokens, log_probs = [5], [log_prob]
+        said = SimpleNamespace(tokens=tokens, logprobs=log_probs, stop_reason="stop", sequence_id=None)
+        return SimpleNamespace(sequences=[said], prompt_cache_hit_tokens=0)
+
+    def sample(self, **request: Any) -> Any:
+        """What looks call, and what rollouts of cookbook 0.6 await."""
+        return self.sample_async(**request)
+
+
+def looking(step: int) -> Client:
+    """The client of a step, whose answers differ between prompts and between steps."""
+    return Client(lambda prompt: -0.01 - ((7 * prompt + 3 * step) % 11) / 4)
+
+
+def sampled(
+    builders: Sequence[EnvGroupBuilder], client: Any, strategy: RolloutStrategy | None = None
+) -> list[TrajectoryGroup | None]:
+    """The groups of a batch, as the cookbook's loops start them: all at once."""
+    strategy = strategy or LookFirst(FailFast())
+
+    async def run() -> list[TrajectoryGroup | None]:
+        return list(
+            await asyncio.gather(
+                *(
+                    do_group_rollout_and_filter_constant_reward(client, builder, 3, 1.0, False, False, strategy)
+                    for builder in builders
+                )
+            )
+        )
+
+    return asyncio.run(run())
+
+
 def dataset(
     path: Path,
     inner: Any = None,
@@ -179,7 +242,11 @@ def train(path: Path, batches: range, save_every: int = 2, **options: Any) -> An
     """The synchronous loop: a batch is asked for when the one before it is done and, now and then, saved."""
     data = dataset(path, **options)
     for index in batches:
-        rollouts(data.get_batch(index))
+        builders = data.get_batch(index)
+        if options.get("ask"):
+            sampled(builders, looking(index))
+        else:
+            rollouts(builders)
         if (index + 1) % save_every == 0:
             checkpoint(path, index + 1)
     return data

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +13,47 @@ import torch
 from transformers import LlamaForCausalLM
 
 from knapsack_rl import CalibratedBeliefs, Outcomes, PromptFeatures
+from knapsack_rl.beliefs.looks import scaled
+from knapsack_rl.features import policy
 from knapsack_rl.features.policy import as_prompt_features, hidden_states
+from knapsack_rl.notation import FloatArray
 from knapsack_rl.trace import read_trace
 from knapsack_rl.trl import KnapsackGRPOTrainer
+from knapsack_rl.trl.rows import Candidate
 
 PROMPTS = [[4, 5, 3], [6, 3], [7, 8, 9, 10, 3], [3]]
 
 
 def plain(model: Any, prompt: list[int]) -> np.ndarray:
-    """A forward pass of one prompt alone: two layers, and how sure the policy is of its next token."""
+    """A forward pass of one prompt alone: two layers, and the log-probability of the most probable next token."""
     seen = model(input_ids=torch.tensor([prompt]), output_hidden_states=True)
     ends = [layer[0, -1].detach().double().numpy() for layer in (seen.hidden_states[-1], seen.hidden_states[-2])]
     probs = torch.softmax(seen.logits[0, -1].detach().double(), 0).numpy()
-    best = np.clip(probs.max(), 0.01, 0.99)
-    confidence = np.array([-(probs * np.log(probs)).sum(), np.log(best / (1 - best))])
-    return np.concatenate([*(end / np.sqrt(np.mean(end**2)) for end in ends), confidence])
+    return np.concatenate([*(end / np.sqrt(np.mean(end**2)) for end in ends), [np.log(probs.max())]])
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 9])
-def test_they_are_those_of_a_plain_forward_pass(batch_size: int) -> None:
+@pytest.mark.parametrize(("tokens", "passes"), [(1, 4), (9, 2), (1000, 1)])
+def test_they_are_those_of_a_plain_forward_pass(tokens: int, passes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many prompts share a pass: one, some of unequal length, all."""
+    monkeypatch.setattr(policy.batches_of, "__defaults__", (tokens, 1000, 10.0))
     model = small.model().eval()
-    found = hidden_states(model, PROMPTS, batch_size, nullcontext)
-    assert found.shape == (4, 34)
+    sizes: list[tuple[int, ...]] = []
+    model.register_forward_pre_hook(lambda _, args, given: sizes.append(given["input_ids"].shape), with_kwargs=True)
+    found = hidden_states(model, PROMPTS)
+    assert found.shape == (4, 33)
+    assert len(sizes) == passes
     np.testing.assert_allclose(found.numpy(), [plain(model, prompt) for prompt in PROMPTS], rtol=1e-4, atol=1e-5)
+
+
+def test_processes_with_fewer_prompts_make_as_many_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sharded weights need every process in each pass; the surplus changes nothing."""
+    monkeypatch.setattr(policy.batches_of, "__defaults__", (9, 1000, 10.0))
+    model, asked = small.model().eval(), []
+    passes: list[int] = []
+    model.register_forward_pre_hook(lambda *_: passes.append(1))
+    found = hidden_states(model, PROMPTS, passes=lambda own: asked.append(own) or 7)
+    assert (asked, len(passes)) == ([2], 7)
+    torch.testing.assert_close(found, hidden_states(model, PROMPTS), rtol=0, atol=0)
 
 
 def test_nothing_else_changes() -> None:
@@ -47,7 +64,7 @@ def test_nothing_else_changes() -> None:
     model.train()
     model.lm_head.eval()
     modes, state = [module.training for module in model.modules()], torch.get_rng_state()
-    found = hidden_states(model, PROMPTS, 2, nullcontext)
+    found = hidden_states(model, PROMPTS)
     assert [module.training for module in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), state)
     assert not found.requires_grad
@@ -55,16 +72,21 @@ def test_nothing_else_changes() -> None:
 
 
 class Looking(KnapsackGRPOTrainer):
-    """Compares the features of every plan with a plain forward pass of the policy of that moment."""
+    """Compares every plan's look with plain passes: states of the first look at a prompt, confidence of the moment."""
 
-    def _prompt_features(self, rows: list[dict[str, Any]]) -> PromptFeatures | None:
-        features = super()._prompt_features(rows)
+    def _prompt_features(self, offered: list[Candidate]) -> PromptFeatures | None:
+        features = super()._prompt_features(offered)
         assert features is not None
         self.model.eval()
-        for look, row in zip(np.concatenate(features, axis=1), rows, strict=True):
-            tokens = self._tokenize_prompts([row["prompt"]])[0][0]
-            np.testing.assert_allclose(look, plain(self.model, tokens), rtol=1e-3, atol=1e-4)
+        self.first: dict[str, FloatArray] = getattr(self, "first", {})
+        for state, confidence, candidate in zip(*features, offered, strict=True):
+            tokens = self._tokenize_prompts([candidate.prompt])[0][0]
             assert self.processing_class.decode(tokens).endswith("=")  # the chat template's prompt for an answer
+            found = plain(self.model, tokens)
+            first = self.first.setdefault(candidate.prompt_id, scaled(found[None, :-1])[0])
+            np.testing.assert_allclose(state, first, atol=2e-3)  # 16 bits
+            probability = np.clip(np.exp(found[-1]), 0.01, 0.99)
+            np.testing.assert_allclose(confidence, np.log(probability / (1 - probability)), atol=0.006)
         self.model.train()
         self.looked = getattr(self, "looked", 0) + 1
         return features
@@ -73,7 +95,7 @@ class Looking(KnapsackGRPOTrainer):
 @pytest.mark.parametrize("chat", [False, True])
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_plans_are_made_with_the_hidden_states_of_the_moment(
+def test_plans_are_made_with_the_first_hidden_states_and_the_confidence_of_the_moment(
     tmp_path: Path, chat: bool, lora: bool, checkpointing: bool
 ) -> None:
     from peft import LoraConfig
@@ -85,7 +107,7 @@ def test_plans_are_made_with_the_hidden_states_of_the_moment(
     )  # fmt: skip
     assert trainer.looked == trainer.state.global_step == 3
     assert trainer.allocator.beliefs.feature_model.weights_F.size == 2 * 16 + 1
-    assert trainer.allocator.beliefs.combiner.weights_F.size == 7 + 4 * 2
+    assert trainer.allocator.beliefs.combiner.weights_F.size == 7 + 4
 
 
 def test_forecasts_go_by_them(tmp_path: Path) -> None:
@@ -109,10 +131,10 @@ def test_looking_leaves_the_rollouts_alone(tmp_path: Path) -> None:
 
 
 def test_outcomes_are_learned_with_the_features_of_their_plan(tmp_path: Path) -> None:
-    rows = np.array([[1.0, 5.0, 6.0], [2.0, 7.0, 8.0]])
+    rows = np.array([[1.0, 5.0, 0.0], [2.0, 7.0, -9.0]])
     found = as_prompt_features(rows).take(np.array([1, 0]))
-    assert found.features_P_F.tolist() == [[2.0], [1.0]]
-    assert found.confidence_P_C.tolist() == [[7.0, 8.0], [5.0, 6.0]]
+    assert found.features_P_F.tolist() == [[2.0, 7.0], [1.0, 5.0]]
+    assert found.confidence_P_C.tolist() == [[-4.6], [4.6]]
     learned: list[Outcomes] = []
 
     class Listening(CalibratedBeliefs):
@@ -152,7 +174,7 @@ def test_virtual_tokens_shift_no_position(kind: str) -> None:
 
     config = getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=5)
     tuned = peft.get_peft_model(small.model(), config).eval()
-    found = hidden_states(tuned, PROMPTS, 3, nullcontext).numpy()
+    found = hidden_states(tuned, PROMPTS).numpy()
     np.testing.assert_allclose(found, [plain(tuned, prompt) for prompt in PROMPTS], rtol=1e-4, atol=1e-5)
     assert len(np.unique(found, axis=0)) == len(PROMPTS)
 
@@ -163,9 +185,9 @@ def test_a_model_that_ignores_logits_to_keep() -> None:
             return super().forward(*args, **given)
 
     model = small.model().eval()
-    expected = hidden_states(model, PROMPTS, 3, nullcontext)
+    expected = hidden_states(model, PROMPTS)
     model.__class__ = Ignores
-    torch.testing.assert_close(hidden_states(model, PROMPTS, 3, nullcontext), expected)
+    torch.testing.assert_close(hidden_states(model, PROMPTS), expected)
 
 
 @pytest.mark.parametrize("lacks", ["hidden states", "positions", "arguments"])

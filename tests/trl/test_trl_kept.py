@@ -75,7 +75,7 @@ def test_beliefs_learn_what_was_generated(tmp_path: Path) -> None:
     trainer = small.knapsack(tmp_path, trainer_class=Recording, **KEEPING)
     assert replaced_rows(trainer)
     with_one = [name for name in (f"p{i}" for i in range(12)) if trainer.kept.find(name, 99) is not None]
-    won = {name: 0.0 for name in with_one}
+    won = dict.fromkeys(with_one, 0.0)
     for plan, _, _, rewards in trainer.batches:
         for i, name in enumerate(plan.prompt_ids):
             if name in won:

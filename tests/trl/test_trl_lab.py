@@ -113,13 +113,13 @@ def test_answers_end_in_time_and_seeds_repeat(regime: Regime) -> None:
 
 
 def test_hidden_states_tell_prompts_apart_and_know_no_padding(regime: Regime) -> None:
-    environment = LanguageModelEnvironment(regime, 0)
+    environment, other = LanguageModelEnvironment(regime, 0), LanguageModelEnvironment(regime, 0)
     ids = sorted(environment.prompt_ids[:12], key=len)
     together = np.concatenate(environment.hidden_states(ids), axis=1)
-    alone = np.concatenate([np.concatenate(environment.hidden_states([prompt_id]), axis=1) for prompt_id in ids])
-    assert together.shape == (12, 34)
-    np.testing.assert_allclose(together, alone, atol=1e-5)
-    assert len(np.unique(together.round(6), axis=0)) == 12
+    alone = np.concatenate([np.concatenate(other.hidden_states([prompt_id]), axis=1) for prompt_id in ids])
+    assert together.shape == (12, 33)
+    np.testing.assert_allclose(together, alone, atol=0.011)  # confidence is rounded to .01
+    assert len(np.unique(together.round(2), axis=0)) == 12
 
 
 def test_an_epoch_meets_every_prompt_once_and_seeds_repeat(regime: Regime) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from knapsack_rl.beliefs.calibrated import CalibratedBeliefs
-from knapsack_rl.features.policy import as_prompt_features, policy_features
+from knapsack_rl.features.policy import as_prompt_features, batches_of, policy_features
 from knapsack_rl.outcomes import Outcomes
 
 
@@ -17,15 +20,31 @@ def test_by_hand() -> None:
     layers = [torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, -2.0]])]
     found = policy_features(layers, torch.tensor([[0.5, 0.25, 0.25]]).log())[0]
     rms = math.sqrt(12.5)
-    confidence = [1.5 * math.log(2), 0.0]  # .5 log 2 + 2 * .25 log 4; one half is even odds
-    expected = [3 / rms, 4 / rms, 0, -math.sqrt(2), *confidence]
+    expected = [3 / rms, 4 / rms, 0, -math.sqrt(2), math.log(0.5)]
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("logits", [[0.0, -math.inf, -math.inf], [1000.0, -1000.0, 0.0]])
 def test_certainty_is_finite(logits: list[float]) -> None:
-    found = policy_features([torch.ones(1, 4)], torch.tensor([logits]))[0]
-    np.testing.assert_allclose(found[-2:].numpy(), [0.0, math.log(99)], atol=1e-5)
+    found = policy_features([torch.ones(1, 4)], torch.tensor([logits]))
+    assert as_prompt_features(found.double().numpy()).confidence_P_C.tolist() == [[round(math.log(99), 2)]]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(20, 200), st.integers(1, 12), st.floats(1, 3))
+def test_batches_hold_every_prompt_once_within_their_bounds(
+    lengths: list[int], tokens: int, logits: int, padded: float
+) -> None:
+    def fits(some: list[int]) -> bool:
+        area = len(some) * max(some)
+        return area <= tokens and area <= padded * sum(some) and len(some) * len(set(some)) <= logits
+
+    batches = batches_of(lengths, tokens, logits, padded)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    of_batches = [[lengths[i] for i in batch] for batch in batches]
+    assert all(len(batch) == 1 or fits(batch) for batch in of_batches)
+    # The shortest come first, and the next prompt would not have fitted.
+    assert [length for batch in of_batches for length in batch] == sorted(lengths)
+    assert not any(fits([*one, other[0]]) for one, other in itertools.pairwise(of_batches))
 
 
 @pytest.mark.parametrize("hidden", [8, 4000])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,17 @@ def test_order_with_a_pool(pool: int, shuffle: bool) -> None:
     assert orders[1] == orders[3]  # a pure function of the epoch
     assert (orders[0] != orders[1]) == shuffle
     assert (passes[0][:8] != passes[1][:8]) == shuffle
+
+
+@pytest.mark.parametrize(("rule", "rows", "warned"), [("calibrated", 12, 1), ("calibrated", 16, 0), ("uniform", 4, 0)])
+def test_a_batch_of_few_prompts_is_warned_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, rule: str, rows: int, warned: int
+) -> None:
+    """TRL's own defaults make a batch of one prompt: the warning says which batch leaves something to plan."""
+    with caplog.at_level(logging.WARNING, logger="knapsack_rl"):
+        small.knapsack(tmp_path, train=False, rule=rule, features="none", per_device_train_batch_size=rows)
+    said = f"of {rows // 4} prompts (generation_batch_size={rows}, num_generations=4)"
+    assert caplog.text.count(said) == caplog.text.count("generation_batch_size=16 or more") == warned
 
 
 def test_without_a_word_the_config_is_the_rule_that_did_best(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RUNS = ("stock", "uniform", "default")
-HUB = "trl-internal-testing"
 
 
 def main() -> int:
@@ -38,6 +37,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="trl-suite-") as folder:
         work = Path(folder)
         if options.stand_ins:
+            from stand_ins import make_stand_ins  # needs what the tests need
+
             make_stand_ins(work)
         found = {which: run(which, suite, work, rest, options.stand_ins) for which in RUNS}
     text = table(found)
@@ -53,8 +54,10 @@ def run(which: str, suite: Path, work: Path, rest: list[str], offline: bool) -> 
     paths = [str(HERE), str(suite.parent.parent), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
         "KNAPSACK_SUITE": which, "KNAPSACK_SUITE_OUT": str(out), "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "TRL_EXPERIMENTAL_SILENCE": "1", **({"HF_HUB_OFFLINE": "1"} if offline else {}),
+        "TRL_EXPERIMENTAL_SILENCE": "1",
     }  # fmt: skip
+    if offline:
+        environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(work / "cache")}
     # -c: neither the settings of this repository nor TRL's.
     command = [sys.executable, "-m", "pytest", "-p", "knapsack_suite", "-c", os.devnull, "-q", "--rootdir", str(work)]
     subprocess.run([*command, str(suite), *rest], cwd=work, env=environment, check=False)
@@ -81,57 +84,6 @@ def table(found: dict[str, dict[str, dict[str, str]]]) -> str:
                 message = found[which].get(test, {}).get("message", "not run").replace("|", "\\|")
                 lines.append(f"| `{test}` | {which} | {message} |")
     return "\n".join(lines) + "\n"
-
-
-def make_stand_ins(work: Path) -> None:
-    """Make random models and data in ``work``, under names that the tests ask for: a folder is taken before the hub."""
-    import torch
-    import transformers
-    from datasets import Dataset
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    import trl
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    raw = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate([*special, *letters])}, merges=[]))
-    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>", additional_special_tokens=special[1:]
-    )
-    templates = Path(trl.__file__).parent / "chat_templates"
-    small = {
-        "vocab_size": len(tokenizer), "hidden_size": 8, "intermediate_size": 32, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "eos_token_id": 2,
-    }  # fmt: skip
-    for name, kind, template in (
-        ("tiny-Qwen2ForCausalLM-2.5", "Qwen2ForCausalLM", "qwen2_5.jinja"),
-        ("tiny-Qwen2ForSequenceClassification-2.5", "Qwen2ForSequenceClassification", "qwen2_5.jinja"),
-        ("tiny-Qwen3ForCausalLM", "Qwen3ForCausalLM", "qwen3.jinja"),
-        ("tiny-Qwen3ForSequenceClassification", "Qwen3ForSequenceClassification", "qwen3.jinja"),
-        ("tiny-LlamaForCausalLM-3.2", "LlamaForCausalLM", "qwen2_5.jinja"),
-        ("tiny-MistralForCausalLM-0.2", "MistralForCausalLM", "qwen2_5.jinja"),
-    ):
-        torch.manual_seed(0)
-        labels = {"num_labels": 1} if "Classification" in kind else {}
-        config = getattr(transformers, kind.partition("For")[0] + "Config")(**small, **labels)
-        getattr(transformers, kind)(config).save_pretrained(work / HUB / name)
-        tokenizer.chat_template = (templates / template).read_text(encoding="utf-8")
-        tokenizer.save_pretrained(work / HUB / name)
-    texts = [f"What is better than {word}?" for word in ("ugly", "implicit", "complex", "nested", "dense", "now")]
-    texts = [f"{text} {number}" for number in range(3) for text in texts][:17]
-    prompts = {
-        "standard_prompt_only": texts,
-        "conversational_prompt_only": [[{"role": "user", "content": text}] for text in texts],
-    }
-    entries = []
-    for name, column in prompts.items():
-        data = Dataset.from_dict({"prompt": column})
-        for split, rows in (("train", data), ("test", data.select(range(2)))):
-            rows.to_parquet(str(work / HUB / "zen" / name / f"{split}.parquet"))
-        entries.append(f"- config_name: {name}\n  data_files:\n")
-        entries += [f"  - split: {split}\n    path: {name}/{split}.parquet\n" for split in ("train", "test")]
-    (work / HUB / "zen" / "README.md").write_text("---\nconfigs:\n" + "".join(entries) + "---\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

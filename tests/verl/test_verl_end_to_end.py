@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 from world.assets import make
+from world.fresh_looks import SAVE_MODEL, assert_looks_are_fresh
 from world.launch import AVERAGE, PROMPTS_A_STEP, Training
 
 from knapsack_rl import AllocationConfig
 from knapsack_rl.allocator import KnapsackAllocator
+from knapsack_rl.beliefs.looks import Looks
 from knapsack_rl.features.text import TextFeatures
 from knapsack_rl.metrics import step_metrics
 from knapsack_rl.session import STATE_FILE, Session
@@ -64,26 +66,29 @@ def assert_grpo(groups: dict[str, list[tuple[float, float]]], prompts_alike: boo
 
 
 def assert_replays(trace: Trace, allocator: KnapsackAllocator, features: TextFeatures | None = None) -> None:
-    """The plans are those of an allocator that has learned from the recorded outcomes, and from nothing else."""
+    """The plans are those of an allocator that has learned from the record, and from nothing else."""
+    seen = Looks()
     for step in trace.steps:
-        looks = None
+        looks, ids = None, step.plan.prompt_ids
         if features is not None:
-            looks = features([trace.texts[prompt_id].removeprefix("user: ") for prompt_id in step.plan.prompt_ids])
-        planned = allocator.plan(step.plan.prompt_ids, step.plan.budget, step.plan.step, features=looks)
+            texts_P_F = features([trace.texts[prompt_id].removeprefix("user: ") for prompt_id in ids]).features_P_F
+            looks = seen(ids, step.log_odds_P, lambda rows, texts_P_F=texts_P_F: texts_P_F[rows])
+        planned = allocator.plan(ids, step.plan.budget, step.plan.step, features=looks)
         assert planned.counts_P.tolist() == step.plan.counts_P.tolist()
         np.testing.assert_allclose(planned.success_rates_P, step.plan.success_rates_P, rtol=1e-5)
         allocator.observe(replace(step.outcomes, features=looks))
 
 
 def exactly(step: Step) -> tuple[Any, ...]:
-    """Everything about a step that a resumed run must reproduce: beliefs, plan and outcomes.
+    """Everything about a step that a resumed run must reproduce: looks, beliefs, plan and outcomes.
 
     The rollouts of a group reach the engine in any order, so its rewards are compared as a set.
     """
     plan, ends = step.plan, np.cumsum(step.plan.counts_P)[:-1]
     beliefs = plan.success_rates_P.tolist(), plan.pseudo_count_P.tolist(), plan.seen_P.tolist()
+    looks = None if step.log_odds_P is None else step.log_odds_P.tolist()
     rewards = [sorted(group.tolist()) for group in np.split(step.outcomes.rewards_PG, ends)]
-    return plan.step, plan.prompt_ids, plan.counts_P.tolist(), plan.price, beliefs, rewards
+    return plan.step, plan.prompt_ids, plan.counts_P.tolist(), plan.price, looks, beliefs, rewards
 
 
 def done(training: Training) -> int:
@@ -96,12 +101,12 @@ def pass_rate(steps: list[Step]) -> float:
 
 
 def test_trains_and_resumes_after_a_kill_as_if_it_had_never_stopped(folder: Path) -> None:
-    """With features of texts, choosing from two batches of candidates: here, all prompts."""
+    """By default (texts and log odds), choosing from two batches of candidates: here, all prompts."""
     steps = 14
     training = Training(
         folder,
-        settings={"features": "text", "pool": 2, "group_weighting": "rollout"},
-        overrides=[f"trainer.total_training_steps={steps}", "trainer.save_freq=3"],
+        settings={"group_weighting": "rollout"},  # the pool of four shrinks to the two batches that there are
+        overrides=[f"trainer.total_training_steps={steps}", "trainer.save_freq=3", SAVE_MODEL],
     )
     training.run_until(lambda: done(training) >= 6)
     before = read_trace(training.trace)
@@ -125,6 +130,7 @@ def test_trains_and_resumes_after_a_kill_as_if_it_had_never_stopped(folder: Path
     assert any(not step.plan.counts_P.all() for step in trace.steps), "every candidate was chosen"
     allocation = AllocationConfig(average=AVERAGE, pool=2, max_count=12)
     assert_replays(trace, allocation.make_allocator(STEPS_A_PASS / 2), TextFeatures())
+    assert_looks_are_fresh(folder, trace, least=3)
 
     updates = trained_on(folder)[-(steps - 3) :]
     for step, groups in zip(trace.steps[3:], updates, strict=True):
@@ -143,13 +149,14 @@ def test_trains_and_resumes_after_a_kill_as_if_it_had_never_stopped(folder: Path
     assert "knapsack/rollouts_lost:0" in log
 
 
-@pytest.mark.parametrize("pool", [1, 2])
-def test_asynchronous_outcomes_are_learned_once_each_also_across_a_kill(folder: Path, pool: int) -> None:
+@pytest.mark.parametrize(("rule", "pool"), [("beta", 1), ("calibrated", 2)])
+def test_asynchronous_outcomes_are_learned_once_each_also_across_a_kill(folder: Path, rule: Any, pool: int) -> None:
     """Groups are sampled a batch late; those unfinished when the run is killed are restored or generated again."""
+    mode = ["trainer.v1.trainer_mode=colocate_async"]
     training = Training(
         folder,
-        settings={"rule": "beta", "half_life": 1e9, "pool": pool},  # so that beliefs count
-        overrides=["trainer.v1.trainer_mode=colocate_async", "trainer.total_training_steps=6", "trainer.save_freq=2"],
+        settings={"rule": rule, "half_life": 1e9, "pool": pool, "keep_successes": pool == 1},  # so that beliefs count
+        overrides=[*mode, "trainer.total_training_steps=6", "trainer.save_freq=2", SAVE_MODEL],
     )
     training.run_until(lambda: done(training) >= 3 and (folder / "checkpoints" / "global_step_2" / STATE_FILE).exists())
     before = len(trained_on(folder))
@@ -163,11 +170,16 @@ def test_asynchronous_outcomes_are_learned_once_each_also_across_a_kill(folder: 
         assert len(sampled) == 6 * PROMPTS_A_STEP
     else:  # a batch has the rollouts that verl asks for, and at most a part of a group more, once in a run
         assert 0 <= sum(rows for _, rows in sampled) - 6 * BUDGET < 12
-    session = Session(AllocationConfig(rule="beta", half_life=1e9))
+    session = Session(AllocationConfig(rule=rule, half_life=1e9))
     assert session.load_from(folder / "checkpoints" / "global_step_6")
     beliefs = session.allocator.beliefs  # type: ignore[attr-defined]
     evidence = beliefs.table["successes"].sum() + beliefs.table["failures"].sum()
     assert evidence == pytest.approx(sum(rows for _, rows in sampled), abs=1e-3)
+    trained = sum(reward for groups in updates for rows in groups.values() for reward, _ in rows)
+    replaced = trained - beliefs.table["successes"].sum()  # failures that were trained on as a kept success
+    print(f"kept successes that replaced a failure: {replaced:.0f}")
+    assert replaced == pytest.approx(round(replaced), abs=1e-3)
+    assert (replaced > 0.5) == (pool == 1)
     trace = read_trace(training.trace)
     assert any(step.optimizer_step > step.plan.step for step in trace.steps), "nothing came late"
     assert all(step.plan.counts_P.sum() * pool == len(step.plan.prompt_ids) * AVERAGE for step in trace.steps)
@@ -179,6 +191,8 @@ def test_asynchronous_outcomes_are_learned_once_each_also_across_a_kill(folder: 
     assert sum(rows for _, rows in sampled) == recorded + in_open_plans, "rollouts that belong to no plan"
     for groups in updates:
         assert_grpo(groups, prompts_alike=True)
+    if rule == "calibrated":  # looks stay with their plans, and those after the resume are of the present weights
+        assert_looks_are_fresh(folder, trace, least=1)
 
 
 def test_two_workers_and_rollouts_that_fail(folder: Path) -> None:

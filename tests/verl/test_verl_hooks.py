@@ -32,11 +32,14 @@ def own_run() -> Iterator[None]:
     SharedRun.current = None
 
 
-@pytest.mark.parametrize("name", GOLDEN["runs"])
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [(section, name) for section in ("runs", "looks") for name in GOLDEN[section]],
+)
 def test_same_plans_and_beliefs_as_every_other_adapter(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    section: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings, expected = GOLDEN["settings"], GOLDEN["runs"][name]
+    settings, expected = GOLDEN["settings"], GOLDEN[section][name]
     pool = expected["pool"]
     given = {
         "+knapsack.rule": expected["rule"],
@@ -52,6 +55,8 @@ def test_same_plans_and_beliefs_as_every_other_adapter(
     for step, golden in enumerate(expected["steps"], start=1):
         rewards = dict(zip(golden["prompts"], golden["rewards"], strict=True))
         world.answer = lambda uid, prompt, count, rewards=rewards: rewards[prompt]
+        if "log_probs" in golden:
+            world.manager.next_token = SaidBefore(golden["log_probs"])
         world.generate(step, golden["prompts"])
         batch, metrics = world.buffer.sample(step, "train", len(golden["prompts"]))
         world.queue.kv_clear(batch.keys, "train")
@@ -68,11 +73,22 @@ def test_same_plans_and_beliefs_as_every_other_adapter(
     saved = Session(world.run.settings.allocation)
     assert saved.load_from(tmp_path)
     beliefs = saved.allocator.beliefs  # type: ignore[attr-defined]
-    features = world.run.text_features(GOLDEN["prompts"]) if world.run.text_features else None
+    features = world.run.looks(GOLDEN["prompts"]) if world.run.looks else None
     ids = ids_of(list(range(len(GOLDEN["prompts"]))), by="content")
     final = beliefs.forecast(ids, len(expected["steps"]), features)
     np.testing.assert_allclose(final.success_rates_P, expected["beliefs"]["rates"], rtol=1e-6)
     np.testing.assert_allclose(final.pseudo_count_P, expected["beliefs"]["pseudo_counts"], rtol=1e-6)
+
+
+class SaidBefore:
+    """What the engine says of the next token of each candidate; None where it fails."""
+
+    def __init__(self, log_probs: list[float | None]) -> None:
+        self.said = np.array([np.nan if each is None else each for each in log_probs])
+
+    def log_probs(self, prompts: list[Any]) -> np.ndarray:
+        assert len(prompts) == len(self.said)
+        return self.said
 
 
 def test_the_half_life_is_counted_in_passes_over_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +281,7 @@ def test_features_of_texts_are_learned_from_before_and_after_a_stop(
 
     def rates_of_new_prompts(of: World) -> list[float]:
         texts = [GOLDEN["prompts"][i] for i in (4, 5, 6, 7)]
-        features = of.run.text_features(texts)  # type: ignore[misc]
+        features = of.run.looks(texts)  # type: ignore[misc]
         allocator: Any = of.run.session.allocator
         return list(allocator.plan(ids_of([4, 5, 6, 7]), 16, 2, features=features).success_rates_P)
 

@@ -20,7 +20,7 @@ from knapsack_rl import AllocationConfig
 from knapsack_rl.__main__ import main
 from knapsack_rl.verl.command import MODES, PAPER, overrides
 from knapsack_rl.verl.hooks import CheckConfig
-from knapsack_rl.verl.settings import ALIASES, DEFAULTS, ConfigError, Settings, check_config
+from knapsack_rl.verl.settings import ALIASES, CONSTANT_SHAPES, DEFAULTS, ConfigError, Settings, check_config
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "verl"
 GRPO = "algorithm.adv_estimator=grpo"
@@ -34,17 +34,17 @@ def test_the_settings_are_those_of_the_core_under_their_names_in_verl() -> None:
     }  # fmt: skip
     values = {
         "rule": "beta", "average": 6, "pool": 2, "min_count": 0, "max_count": 9, "half_life": 3.5,
-        "success_threshold": 0.5, "weighting": "rollout",
+        "success_threshold": 0.5, "weighting": "rollout", "min_group": 3,
     }  # fmt: skip
-    assert {core.name for core in fields(AllocationConfig)} == values.keys()
+    assert {core.name for core in fields(AllocationConfig)} - set(CONSTANT_SHAPES) == values.keys()
     names = {core: ALIASES.get(core, core) for core in values}
-    assert list(DEFAULTS) == [*(name for core, name in names.items() if core != "average"), "features", "prompt_id",
-                              "trace_file"]  # fmt: skip
+    assert list(DEFAULTS) == [*(name for core, name in names.items() if core != "average"), "features", "ask",
+                              "keep_successes", "prompt_id", "trace_file"]  # fmt: skip
     words = [f"{name if core == 'average' else f'+knapsack.{name}'}={values[core]}" for core, name in names.items()]
     settings = check_config(changed(*words))
     assert settings.allocation == AllocationConfig(**values)
     assert settings.by_name() == {names[core]: value for core, value in values.items()} | {
-        "features": None, "prompt_id": "index", "trace_file": "trace.jsonl",
+        "features": None, "ask": False, "keep_successes": False, "prompt_id": "index", "trace_file": "trace.jsonl",
     }  # fmt: skip
     for core, name in names.items():
         said = re.escape(name if core == "average" else f"knapsack.{name}")
@@ -55,7 +55,7 @@ def test_the_settings_are_those_of_the_core_under_their_names_in_verl() -> None:
 def test_defaults_are_those_of_the_core() -> None:
     """But prompts weigh by their rollouts where verl cannot weigh them alike."""
     for core in fields(AllocationConfig):
-        if core.name != "average":
+        if core.name not in ("average", *CONSTANT_SHAPES):
             assert DEFAULTS[ALIASES.get(core.name, core.name)] == core.default
     assert check_config(changed()).allocation == AllocationConfig(average=8)
     for word in ("algorithm.adv_estimator=gae", "actor_rollout_ref.actor.policy_loss.loss_mode=clip_cov"):
@@ -75,13 +75,27 @@ def test_the_pool_is_what_the_data_fill() -> None:
         check_config(changed("+knapsack.pool=3")).with_pool_of(2)
 
 
+def test_looks_are_what_the_rule_uses_and_the_engine_gives() -> None:
+    for words, features, ask in (
+        ([], "text", True),
+        (["+knapsack.features=none"], None, True),
+        (["+knapsack.ask=False"], "text", False),
+        (["+knapsack.rule=beta"], None, False),
+        (["+knapsack.rule=uniform", "+knapsack.features=auto", "+knapsack.ask=False"], None, False),
+        (["actor_rollout_ref.rollout.name=trtllm"], "text", False),
+    ):
+        found = check_config(changed(*words))
+        assert (found.features, found.ask) == (features, ask)
+
+
 def test_verl_accepts_a_pool_and_calibrated_beliefs() -> None:
-    words = overrides(rule="calibrated", features="text", pool=4)
+    words = overrides(rule="calibrated", features="text", pool=4, ask=False)
     composed = config(GRPO, "actor_rollout_ref.rollout.n=8", *words)
     settings = check_config(composed)
-    assert (settings.features, settings.allocation.pool, settings.allocation.min_count) == ("text", 4, 0)
+    assert (settings.features, settings.ask) == ("text", False)
+    assert (settings.allocation.pool, settings.allocation.min_count) == (4, 0)
     assert composed.data.train_batch_size == 1024
-    assert words[-2:] == ["+knapsack.pool=4", "+knapsack.features=text"]
+    assert words[-3:] == ["+knapsack.pool=4", "+knapsack.features=text", "+knapsack.ask=False"]
     assert [word for word in overrides() if word.startswith("+knapsack")] == []
 
 
@@ -90,6 +104,7 @@ def test_verl_accepts_the_overrides(mode: str) -> None:
     settings = {"rule": "paper", "max_n": 64, "half_life": 12.5, "trace_file": "none", "prompt_id": "content"}
     composed = config(GRPO, "actor_rollout_ref.rollout.n=8", *overrides(mode, **settings))
     expected = DEFAULTS | settings | {"trace_file": None, "pool": 1, "min_n": 2, "group_weighting": "rollout"}
+    expected |= {"features": None, "ask": False}  # of no use to this rule
     assert check_config(composed).by_name() == expected | {"actor_rollout_ref.rollout.n": 8}
     assert composed.trainer.v1.trainer_mode == mode
 
@@ -121,16 +136,16 @@ def test_the_script_of_the_paper_is_what_the_command_prints() -> None:
 
 
 def test_the_command_prints_what_overrides_says(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["verl-args", "--max-n", "16", "--mode", "colocate_async", "--paper"]) == 0
+    assert main(["verl-args", "--max", "16", "--mode", "colocate_async", "--paper"]) == 0
     printed = shlex.split(capsys.readouterr().out.replace("\\\n", " "))
     assert printed == [f"{name}={value}" for name, value in PAPER.items()] + overrides("colocate_async", max_n=16)
     assert "+knapsack.max_n=16" in printed
-    assert main(["verl-args", "--pool", "4", "--rule", "calibrated", "--features", "text"]) == 0
+    assert main(["verl-args", "--pool", "4", "--rule", "calibrated", "--features", "looks.npz", "--no-ask"]) == 0
     printed = shlex.split(capsys.readouterr().out.replace("\\\n", " "))
-    assert printed == overrides(pool=4, rule="calibrated", features="text")
-    assert main(["verl-args", "--max-n", "4"]) == 0  # rollout.n, the average, is not known here
+    assert printed == overrides(pool=4, rule="calibrated", features="looks.npz", ask=False)
+    assert main(["verl-args", "--max", "4"]) == 0  # rollout.n, the average, is not known here
     assert capsys.readouterr().out.rstrip().endswith("+knapsack.max_n=4")
-    assert main(["verl-args", "--min-n", "1"]) == 2
+    assert main(["verl-args", "--min", "1"]) == 2
     assert "a group of one has no gradient" in capsys.readouterr().err
 
 
@@ -145,8 +160,27 @@ def test_the_command_prints_what_overrides_says(capsys: pytest.CaptureFixture[st
         (["+knapsack.half_life=-1"], "knapsack.half_life is -1"),
         (["+knapsack.group_weighting=token"], "knapsack.group_weighting is 'token': choose 'prompt' or 'rollout'"),
         (["+knapsack.prompt_id=uuid"], "choose index or content"),
-        (["+knapsack.features=image"], "knapsack.features is 'image': choose text or none"),
+        (
+            ["+knapsack.features=image"],
+            "there is no file image in .*: `knapsack-rl features` writes one",
+        ),
         (["+knapsack.features=text", "+knapsack.rule=beta"], "features=text has no effect under knapsack.rule=beta"),
+        (["+knapsack.ask=True", "+knapsack.rule=paper"], "knapsack.ask=True has no effect under knapsack.rule=paper"),
+        (["+knapsack.ask=once"], "knapsack.ask is 'once': choose true or false"),
+        (["+knapsack.ask=True", "actor_rollout_ref.rollout.name=trtllm"], "ask=True, and rollout.name=trtllm ignores"),
+        (
+            ["+knapsack.keep_successes=True", "+knapsack.rule=uniform"],
+            "keep_successes=True, and rule=uniform trains on",
+        ),
+        (
+            ["+knapsack.keep_successes=True", "actor_rollout_ref.rollout.calculate_log_probs=False"],
+            "keep_successes=True, and rollout.calculate_log_probs is False",
+        ),
+        (["+knapsack.keep_successes=True", "distillation.enabled=True"], "distillation needs a teacher's"),
+        (
+            ["+knapsack.keep_successes=True", "actor_rollout_ref.rollout.enable_rollout_routing_replay=True"],
+            "routing_replay replays the experts",
+        ),
         (["+knapsack.pool=0"], "knapsack.pool is 0: it must be a whole number of at least 1"),
         (["+knapsack.pool=2.5"], "knapsack.pool is 2.5: it must be a whole number"),
         (["+knapsack.pool=4", "+knapsack.rule=paper"], "'paper' does not choose among a pool: use knapsack.pool=1"),

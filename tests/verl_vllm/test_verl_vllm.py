@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 from world.assets import make
+from world.fresh_looks import assert_looks_are_fresh
 from world.launch import AVERAGE, PROMPTS_A_STEP, Training
 
 from knapsack_rl.trace import Trace, read_trace
@@ -99,3 +100,8 @@ def test_generation_follows_the_weights(run: Run) -> None:
         assert differences(run.policy(updates), generated).max() < 1e-4
         if updates:
             assert differences(run.policy(updates - 1), generated).mean() > 0.05, "an update without effect"
+
+
+def test_looks_are_those_of_the_latest_weights(run: Run) -> None:
+    """One greedy token of vLLM's, asked for each candidate of each step beside nothing else."""
+    assert_looks_are_fresh(run.folder, run.trace, least=1)

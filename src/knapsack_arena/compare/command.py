@@ -49,7 +49,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, out: Path) -> None:
     )
     add("--ray", metavar="ADDRESS", help="run trials as Ray tasks: 'local' starts Ray here with --workers CPUs, 'auto'"
         " or HOST:PORT connects to a running cluster")  # fmt: skip
-    add("--out", type=Path, default=out, metavar="DIR", help="folder of the results; finished trials there are kept")
+    add("--output", type=Path, default=out, metavar="FOLDER", help="of the results; finished trials there are kept")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         console.print(printable_lines(text), markup=False, highlight=False, soft_wrap=True)
 
     try:
-        results, failures = run_experiment(experiment, arguments.out, backend, console)
+        results, failures = run_experiment(experiment, arguments.output, backend, console)
     except KeyboardInterrupt:
         say("stopped: finished trials are kept, and the same command continues from there")
         raise
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(ranking_table(rank(results), results.presets, title, console.width))
     for failure in failures:
         say(f"failed: {failure.trial.name}: {failure.error}")
-    write_results(results, arguments.out / "results.parquet")
-    page = write_comparison(results, experiment, failures, arguments.out / "report.html")
-    say(f"{arguments.out / 'results.parquet'}\n{page}")
+    write_results(results, arguments.output / "results.parquet")
+    page = write_comparison(results, experiment, failures, arguments.output / "report.html")
+    say(f"{arguments.output / 'results.parquet'}\n{page}")
     return 1 if failures else 0

@@ -36,6 +36,11 @@ const short = (x) => x < 0 ? `−${short(-x)}` : x >= 1e9 ? `${+(x / 1e9).toFixe
   : x >= 1e3 ? `${+(x / 1e3).toFixed(1)}k` : `${+x.toFixed(4)}`;
 // Long names are paths of rule files: their ends are shown.
 const clip = (text, most) => text.length <= most ? text : text.includes("/") ? `…${text.slice(1 - most)}` : `${text.slice(0, most - 1)}…`;
+// A name in an element of the page, cut to a width.
+function fit(label, name, room) {
+  label.textContent = name;
+  for (let most = name.length - 1; most > 1 && label.getComputedTextLength() > room; most--) label.textContent = clip(name, most);
+}
 // Pixels for a column of names, no wider than the longest or than a share of the chart.
 const nameRoom = (names, chart) => Math.min(170, chart.width * 0.36, Math.max(...names.map((name) => name.length)) * 7.4 + 14);
 
@@ -105,9 +110,10 @@ function endLabels(chart, lines, x, y, box, room) {
   for (const block of blocks) block.ends.forEach((end, i) => {
     const place = block.top + high * i;
     chart.svg.append(make("path", { d: `M${end.x + 2},${end.y}L${right - 2},${place}`, stroke: end.line.style.colour, opacity: 0.5, fill: "none" }));
-    const label = make("text", { x: right, y: place + 4, style: `fill:${end.line.style.colour};font-weight:600` }, clip(end.line.name, Math.floor((room - 12) / 6.9)));
-    label.append(make("title", {}, end.line.name));
+    const label = make("text", { x: right, y: place + 4, style: `fill:${end.line.style.colour};font-weight:600` });
     chart.svg.append(label);
+    fit(label, end.line.name, room - 12);
+    label.append(make("title", {}, end.line.name));
   });
 }
 
@@ -126,12 +132,25 @@ function dotChart(figure, rows, options) {
   rows.forEach((row, i) => {
     const y = i * 22 + 17, colour = row.front ? row.style.colour : "var(--muted)", group = make("g", { "data-rule": row.name });
     group.append(make("title", {}, `${row.name}: ${row.mean.toFixed(4)}${row.half === null ? "" : ` ± ${row.half.toFixed(4)}`}`));
-    group.append(make("text", { x: left - 10, y: y + 4, "text-anchor": "end", class: row.front ? "strong" : "", style: row.front ? `fill:${colour}` : "" }, clip(row.name, Math.floor(left / 7.2))));
+    group.append(make("text", { x: left - 10, y: y + 4, "text-anchor": "end", class: row.front ? "strong" : "", style: row.front ? `fill:${colour}` : "" }));
+    const named = group.lastChild;
     if (row.half !== null) group.append(make("line", { x1: x.at(row.mean - row.half), x2: x.at(row.mean + row.half), y1: y, y2: y, stroke: colour, "stroke-width": 2.5, opacity: 0.55, "stroke-linecap": "round" }));
     group.append(make("circle", { cx: x.at(row.mean), cy: y, r: 4.5, fill: colour }));
     group.append(make("text", { x: chart.width, y: y + 4, "text-anchor": "end", class: row.front ? "strong" : "" }, row.label || `${row.mean > 0 ? "+" : row.mean < 0 ? "−" : ""}${Math.abs(row.mean).toFixed(4)}`));
     chart.svg.append(group);
+    fit(named, row.name, left - 10);
   });
+}
+
+// A square's opacity by the share that it stands for; the scale below shows it.
+const shade = (share) => 0.12 + 0.88 * Math.sqrt(share);
+const SHADES = [0.01, 0.1, 0.25, 0.5, 1];
+
+function shades(place) {
+  place.replaceChildren(...SHADES.map((share) => {
+    const square = tag("span", { class: "shade", style: `opacity:${shade(share)}` });
+    return tag("span", {}, square, `${100 * share} %`);
+  }));
 }
 
 // Shaded cells: shares[row][column] in 0..1, the first row at the bottom where `up`.
@@ -142,13 +161,17 @@ function heatChart(figure, shares, options) {
   shares.forEach((row, r) => {
     const y = (options.up ? rows - 1 - r : r) * tall;
     row.forEach((share, c) => {
-      if (share < 0.002) return;
-      const cell = make("rect", { x: left + c * wide + 0.5, y: y + 0.5, width: Math.max(wide - 1, 1), height: tall - 1, rx: 2, fill: options.colour(r), opacity: 0.12 + 0.88 * Math.sqrt(share) });
+      if (!share) return;
+      const cell = make("rect", { x: left + c * wide + 0.5, y: y + 0.5, width: Math.max(wide - 1, 1), height: tall - 1, rx: 2, fill: options.colour(r), opacity: shade(share) });
       cell.append(make("title", {}, `${options.tell(r, c)}: ${(100 * share).toFixed(1)} %`));
       chart.svg.append(cell);
     });
-    if (options.rows(r)) chart.svg.append(make("text", { x: left - 6, y: y + tall / 2 + 4, "text-anchor": "end", class: options.strong && options.strong(r) ? "strong" : "" }, options.rows(r)));
+    if (!options.rows(r)) return;
+    const label = make("text", { x: left - 6, y: y + tall / 2 + 4, "text-anchor": "end", class: options.strong && options.strong(r) ? "strong" : "" });
+    chart.svg.append(label);
+    fit(label, options.rows(r), left - 8);
   });
   for (let c = 0; c < columns + Boolean(options.edges); c++) if (options.columns(c)) chart.svg.append(make("text", { x: left + (c + (options.edges ? 0 : 0.5)) * wide, y: rows * tall + 15, "text-anchor": "middle" }, options.columns(c)));
   chart.svg.append(make("text", { x: (left + right) / 2, y: rows * tall + 32, "text-anchor": "middle" }, options.below));
+  if (options.beside) chart.svg.append(make("text", { transform: `translate(11 ${rows * tall / 2}) rotate(-90)`, "text-anchor": "middle" }, options.beside));
 }

@@ -131,7 +131,7 @@ function allocation() {
     $("heat").append(figure);
     const shares = data.count_edges.slice(1).map((_, c) => table.map((row) => row[c] / Math.max(row.reduce((a, b) => a + b), 1)));
     heatChart(figure, shares, { title: data.rules[r], up: true, tall: 12, colour: () => style(r).colour, below: "true success rate, %",
-      left: () => 52, rows: (c) => c % 2 ? "" : countName(c), edges: true, columns: (i) => RATES_NAMED.includes(rateName(i)) ? rateName(i) : "",
+      left: () => 68, beside: "rollouts", rows: (c) => c % 2 ? "" : countName(c), edges: true, columns: (i) => RATES_NAMED.includes(rateName(i)) ? rateName(i) : "",
       tell: (c, i) => `${countName(c)} rollouts at ${rateName(i)}–${rateName(i + 1)} %` });
   }
 }
@@ -143,9 +143,9 @@ function counts() {
     const sums = data.count_edges.slice(1).map((_, c) => table.reduce((sum, row) => sum + row[c], 0)), total = sums.reduce((a, b) => a + b) || 1;
     return sums.map((sum) => sum / total);
   });
-  const names = rules.map((r) => data.rules[r]), narrow = $("counts").clientWidth < 640, room = (chart) => nameRoom(names, chart);
+  const names = rules.map((r) => data.rules[r]), narrow = $("counts").clientWidth < 1000, room = (chart) => nameRoom(names, chart);
   heatChart($("counts"), shares, { title: `Groups by size, ${data.presets[state.preset]}`, tall: 20, left: room, below: "rollouts of a group",
-    colour: (i) => isFront(rules[i]) ? style(rules[i]).colour : "var(--muted)", rows: (i) => clip(names[i], Math.floor(room({ width: $("counts").clientWidth }) / 7.2)), strong: (i) => isFront(rules[i]),
+    colour: (i) => isFront(rules[i]) ? style(rules[i]).colour : "var(--muted)", rows: (i) => names[i], strong: (i) => isFront(rules[i]),
     columns: (c) => !narrow ? countName(c) : c % 3 === 1 ? `${data.count_edges[c]}` : "", tell: (i, c) => `${data.rules[rules[i]]}, ${countName(c)} rollouts` });
 }
 
@@ -179,6 +179,7 @@ function draw() {
 }
 
 controls();
+for (const place of document.querySelectorAll(".shades")) shades(place);
 draw();
 let width = document.body.clientWidth;
 new ResizeObserver(() => {

@@ -62,14 +62,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     try:
         build_base_models(experiment, say)
-        results, failures = run_experiment(experiment, arguments.out, backend, console)
+        results, failures = run_experiment(experiment, arguments.output, backend, console)
     except KeyboardInterrupt:
         say("stopped: finished trials are kept, and the same command continues from there")
         raise
     print_tables(results, console)
     for failure in failures:
         say(f"failed: {failure.trial.name}: {failure.error}")
-    write_results(results, arguments.out / "results.parquet")
-    page = write_comparison(results, experiment, failures, arguments.out / "report.html")
-    say(f"{arguments.out / 'results.parquet'}\n{page}")
+    write_results(results, arguments.output / "results.parquet")
+    page = write_comparison(results, experiment, failures, arguments.output / "report.html")
+    say(f"{arguments.output / 'results.parquet'}\n{page}")
     return 1 if failures else 0

@@ -14,7 +14,7 @@ from knapsack_arena.lab.policy import Policy, PolicyLike, Tokens
 from knapsack_arena.lab.regimes import Regime
 from knapsack_arena.strategies import Batch, RolloutRequest
 from knapsack_rl.advantages import EPSILON, group_statistics, prompt_weights
-from knapsack_rl.features.policy import as_prompt_features
+from knapsack_rl.beliefs.looks import Looks, log_odds
 from knapsack_rl.kept import KeptSuccesses, failed_rollouts
 from knapsack_rl.notation import FloatArray, PromptFeatures
 from knapsack_rl.outcomes import Outcomes
@@ -70,6 +70,7 @@ class LanguageModelEnvironment:
         self.prompt_ids = tuple(item.prompt for item in regime.train)
         self.step = self.replaced = 0
         self.kept = KeptSuccesses()
+        self._looks = Looks()
         # Prompts may be held out and trained on, where nothing transfers.
         self._row = {item.prompt: row for row, item in reversed(list(enumerate(items)))}
         self._heldout = range(len(regime.train), len(items))
@@ -140,8 +141,9 @@ class LanguageModelEnvironment:
         return self.policy.success_rates(self._heldout)
 
     def hidden_states(self, prompt_ids: Sequence[str]) -> PromptFeatures:
-        """Features of prompts from one forward pass of the policy."""
-        return as_prompt_features(self.policy.hidden_states([self._row[prompt_id] for prompt_id in prompt_ids]))
+        """Look at prompts as the adapter of TRL does: states of the first look, and the present confidence."""
+        found = self.policy.hidden_states([self._row[prompt_id] for prompt_id in prompt_ids])
+        return self._looks(prompt_ids, log_odds(found[:, -1]), lambda rows: found[rows, :-1])
 
     def _keep(self, rows: Sequence[int], rewards: Sequence[float], answers: Sequence[Tokens]) -> None:
         """Keep the last success (or, for the control, failure) of each prompt of a round."""

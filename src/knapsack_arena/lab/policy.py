@@ -138,7 +138,7 @@ class Policy:
 
     @torch.no_grad()
     def hidden_states(self, which: Sequence[int]) -> FloatArray:
-        """`policy_features` of each prompt, by the last two layers; ``[P, 2 * hidden + 2]``."""
+        """`policy_features` of each prompt, by the last two layers; ``[P, 2 * hidden + 1]``."""
         found = []
         for start in range(0, len(which), ROWS):
             tokens, mask = self._left_padded([self.prompts[i] for i in which[start : start + ROWS]])

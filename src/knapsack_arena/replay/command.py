@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,8 +30,8 @@ SOURCE is one of
 
 examples:
   knapsack-rl replay runs/uniform/trace.jsonl --rules uniform,paper,beta,calibrated
-  knapsack-rl replay runs/uniform --rules beta,my_rule.py:mine --json replay.json
-  knapsack-rl replay rollouts.parquet --groups 64 --average 8 --parquet steps.parquet
+  knapsack-rl replay runs/uniform --rules beta,my_rule.py:mine --output replay.json
+  knapsack-rl replay rollouts.parquet --groups 64 --average 8 --output steps.parquet
 """
 DEFAULT_RULES = "uniform,paper,beta,calibrated"
 
@@ -41,32 +42,47 @@ _WIDTH = 150
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     positive, natural = whole_number(1), whole_number(0)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
     parser.add_argument("source", type=Path, metavar="SOURCE", help="a trace, or a table of rollouts")
     parser.add_argument(
         "--rules", default=DEFAULT_RULES, metavar="A,B,...",
-        help=f"rules by name, or FILE.py:NAME, a file of yours that is run ({DEFAULT_RULES})",
+        help="rules by name, or FILE.py:NAME, a file of yours that is run",
     )  # fmt: skip
-    parser.add_argument("--seed", type=natural, default=0, metavar="N", help="seed of the order of rollouts (0)")
+    parser.add_argument("--seed", type=natural, default=0, metavar="N", help="seed of the order of rollouts")
     parser.add_argument(
-        "--steps", type=positive, metavar="N", help="steps to replay (a trace: all; a table: half of its rollouts)"
+        "--steps",
+        type=positive,
+        metavar="N",
+        help="steps to replay (default: all of a trace; half the rollouts of a table)",
     )
-    parser.add_argument("--min", type=natural, metavar="N", help="least rollouts of a prompt (as in the run, or 2)")
-    parser.add_argument("--max", type=positive, metavar="N", help="most rollouts of a prompt (as in the run, or 128)")
+    parser.add_argument(
+        "--min", type=natural, metavar="N", help="least rollouts of a prompt (default: as in the run, or 2)"
+    )
+    parser.add_argument(
+        "--max", type=positive, metavar="N", help="most rollouts of a prompt (default: as in the run, or 128)"
+    )
     parser.add_argument(
         "--prompts", type=positive, metavar="N",
-        help="size of the data set, which sets the half-life of beliefs (as in the run, or the prompts of the source)",
+        help="size of the data set, which sets the half-life of beliefs (default: as in the run, or the prompts there"
+        " are)",
     )  # fmt: skip
-    parser.add_argument("--format", choices=("csv", "jsonl", "parquet"), help="format of a table (by its suffix)")
+    parser.add_argument(
+        "--format", choices=("csv", "jsonl", "parquet"), help="format of a table (default: by its suffix)"
+    )
     parser.add_argument(
         "--groups", type=positive, metavar="N",
-        help="tables: prompts of a step (256, or a quarter of all if that is less)",
+        help="tables: prompts of a step (default: 256, or a quarter of all if that is less)",
     )  # fmt: skip
-    parser.add_argument("--average", type=positive, metavar="N", help="tables: rollouts per prompt on average (8)")
-    parser.add_argument("--threshold", type=float, metavar="X", help="tables: least reward that is a success (1.0)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the summary and a row per rule and step")
-    parser.add_argument("--parquet", type=Path, metavar="FILE", help="write a row per rule and step")
+    parser.add_argument(
+        "--average", type=positive, metavar="N", help="tables: rollouts per prompt on average (default: 8)"
+    )
+    parser.add_argument(
+        "--success-threshold", type=float, metavar="X", help="tables: least reward that is a success (default: 1)"
+    )
+    parser.add_argument(
+        "--output", type=Path, action="append", default=[], metavar="FILE",
+        help="a row per rule and step: FILE.parquet, or FILE.json with the summary; may be given twice",
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
@@ -85,11 +101,13 @@ def run(options: argparse.Namespace) -> int:
 
     if options.source.exists() and not (options.source.is_file() or options.source.is_dir()):
         raise ValueError(f"{options.source} is no regular file: it is read twice, so save it first")
-    for path in (options.json, options.parquet):  # before a long replay, not after it
-        if path is not None and not path.parent.is_dir():
+    for path in options.output:  # before a long replay, not after it
+        if not path.parent.is_dir():
             raise ValueError(f"{path}: the folder {path.parent} does not exist")
-        if path is not None and path.is_dir():
+        if path.is_dir():
             raise ValueError(f"{path} is a folder: name a file")
+        if path.suffix not in (".json", ".parquet"):
+            raise ValueError(f"--output is {path}: its format goes by its name, so end it with .json or .parquet")
     errors = Console(stderr=True)
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
         reading = progress.add_task(
@@ -98,13 +116,30 @@ def run(options: argparse.Namespace) -> int:
         source = open_source(options, lambda done: progress.update(reading, completed=done))
         progress.remove_task(reading)
         table = StepTable()
-        summaries = replay_source(source, make_rules(options.rules, source.context), table, progress)
-    if options.json is not None:
-        table.write_json(options.json, summary_fields(source, options.source, summaries))
-    if options.parquet is not None:
-        table.write_parquet(options.parquet)
+        rules = make_rules(options.rules, source.context)
+        for rule in rules:
+            rule.stopped_reason = source.refused.get(rule.name)
+        summaries = replay_source(source, rules, table, progress)
+    source = replace(source, notes=(*source.notes, *not_repeated(source, summaries)))
+    for path in options.output:
+        if path.suffix == ".json":
+            table.write_json(path, summary_fields(source, options.source, summaries))
+        else:
+            table.write_parquet(path)
     print_results(Console(width=max(shutil.get_terminal_size().columns, _WIDTH)), source, summaries)
     return 0
+
+
+def not_repeated(source: ReplaySource, summaries: Sequence[RuleSummary]) -> Iterator[str]:
+    """A note if the rule that made the record did not repeat its plans."""
+    for summary in summaries:
+        same = summary.averages.means().get("same_plan", 1.0) if summary.averages.steps else 1.0
+        if summary.name == source.recorded_rule and same < 1:
+            yield (
+                f"{summary.name} made this record, and repeats {same:.1%} of its plans: the run learned outcomes in"
+                " parts, planned steps before all outcomes of earlier ones were back, began with saved beliefs, or had"
+                " an allocator or settings that the trace does not state."
+            )
 
 
 def make_rules(names: str, context: RuleContext) -> list[ReplayedRule]:

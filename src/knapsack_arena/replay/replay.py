@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -22,12 +24,14 @@ from knapsack_arena.replay.rollouts import (
 from knapsack_arena.strategies import RolloutRequest, StepResult, StepSpec, Strategy, run_step
 from knapsack_rl.console.failures import place_in_own_file
 from knapsack_rl.notation import IntArray
-from knapsack_rl.outcomes import Outcomes
+from knapsack_rl.outcomes import Outcomes, is_success
 
 # Name of the line that holds the recorded plans themselves.
 RECORDED = "(recorded)"
 # Far beyond any published rule; stops a rule that requests rollouts in an endless loop.
 MAX_ROUNDS = 1000
+# Different rewards that are kept to see whether a new threshold divides them otherwise: it is found among fewer.
+MOST_REWARDS = 10_000
 
 # Name of the rule, step, metrics.
 StepRow: TypeAlias = tuple[str, int, StepMetrics]
@@ -40,10 +44,14 @@ class StepReplay:
         sampler: the recorded rollouts not yet drawn by this rule.
         step: the step.
         take: the prompt sampler: returns the ids of the next ``k`` prompts.
+
+    Attributes:
+        before_learning: called once, between the rule's plan and what it learns.
     """
 
     def __init__(self, sampler: WithoutReplacementSampler, step: int, take: Callable[[int], tuple[str, ...]]) -> None:
         self.sampler, self.step, self.take = sampler, step, take
+        self.before_learning: Callable[[], None] | None = None
         self._rounds = 0
         # Position of each prompt that was taken or drawn -> its rollouts drawn before this step.
         self._before: dict[int, int] = {}
@@ -67,6 +75,8 @@ class StepReplay:
         if (rows < 0).any():
             unknown = request.prompt_ids[int(np.argmax(rows < 0))]
             raise RecordExhaustedError(f"it requests rollouts of prompt {unknown!r}, which has none in the record")
+        if self.before_learning is not None and not self._rounds:
+            self.before_learning()
         self._rounds += 1
         if self._rounds > MAX_ROUNDS:
             raise RecordExhaustedError(f"it requested rollouts {MAX_ROUNDS:,} times in one step")
@@ -133,7 +143,13 @@ def replay_steps(steps: Iterable[RecordedStep], rules: Sequence[ReplayedRule], s
         rules: each is replayed until it stops.
         seed: of the order in which each prompt's rollouts are drawn, shared by all rules.
     """
+    begun = {}
+    for rule in rules:
+        with contextlib.suppress(Exception):  # a rule of a user's file may be unable to save itself
+            begun[rule.name] = rule.strategy.state_dict()
+    restarts = _Restarts()
     for recorded in steps:
+        restart = restarts.at(recorded.outcomes)
         rollouts = shuffled_rollouts(recorded.outcomes, seed)
         step = recorded.outcomes.step
         planned_P = _planned(recorded, rollouts)
@@ -142,9 +158,30 @@ def replay_steps(steps: Iterable[RecordedStep], rules: Sequence[ReplayedRule], s
             if rule.stopped_reason is None:
                 prompts = RecordedPrompts(rollouts.prompt_ids)
                 replay = StepReplay(WithoutReplacementSampler(rollouts), step, prompts.take)
+                if restart and rule.name in begun:
+                    replay.before_learning = partial(rule.strategy.load_state_dict, begun[rule.name])
                 replayed = rule.try_step(replay, len(rollouts.prompt_ids), recorded.budget)
                 if replayed is not None:
                     yield rule.name, step, _compared(replayed, rollouts, planned_P)
+
+
+class _Restarts:
+    """Finds the steps at which a run forgot what it had learned: another threshold made other successes of rewards."""
+
+    def __init__(self) -> None:
+        self._threshold: float | None = None
+        self._rewards = np.zeros(0)
+
+    def at(self, outcomes: Outcomes) -> bool:
+        """Whether the run forgot, before it learned these outcomes, what it had learned before."""
+        threshold, before = outcomes.success_threshold, self._threshold
+        forgot = before is not None and bool(
+            (is_success(self._rewards, before) != is_success(self._rewards, threshold)).any()
+        )
+        self._threshold = threshold
+        rewards = np.unique(np.concatenate([self._rewards, outcomes.rewards_PG[outcomes.answered_PG]]))
+        self._rewards = rewards if rewards.size <= MOST_REWARDS else rewards[:: rewards.size - 1]
+        return forgot
 
 
 def replay_table(

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from knapsack_rl.notation import FloatArray, IntArray
+from knapsack_rl.notation import FloatArray, IntArray, PromptFeatures
 from knapsack_rl.outcomes import Outcomes
 
 
@@ -26,6 +26,7 @@ class RecordedStep:
         budget: rollouts of the step.
         planned_P: rollouts planned at the time of recording, ``[P]``.
         success_rates_P, pseudo_count_P: the forecast of that plan, ``[P]``; NaN where it is not known.
+        features: what that plan was made with; None without features, or where they were not recorded.
     """
 
     outcomes: Outcomes
@@ -33,6 +34,7 @@ class RecordedStep:
     planned_P: IntArray
     success_rates_P: FloatArray
     pseudo_count_P: FloatArray
+    features: PromptFeatures | None = None
 
 
 @dataclass(frozen=True, eq=False)

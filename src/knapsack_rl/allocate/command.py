@@ -6,12 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from knapsack_rl.config import AllocationConfig, from_dialect
+from knapsack_rl.config import RULES, AllocationConfig, from_dialect
 from knapsack_rl.console.arguments import whole_number
 
-RULES = ("beta", "paper", "uniform")
 # Options by the core fields that they set.
-ALIASES = {"average": "--average", "min_count": "--min", "max_count": "--max", "rule": "--rule"}
+ALIASES = {
+    "average": "--average", "min_count": "--min", "max_count": "--max", "min_group": "--min-group", "pool": "--pool",
+    "rule": "--rule",
+}  # fmt: skip
 # The most rollouts of a plan, and of a prompt: time and memory grow with both.
 MOST_ROLLOUTS, MOST_OF_A_PROMPT = 10**8, 10**5
 
@@ -21,7 +23,7 @@ the input has one row per prompt, with the columns
   pass_rate (or p)          taken as exact without a column `attempts`
   prompt_id (or id)         optional; rows are numbered from 1 without it
 CSV may be separated by commas, semicolons or tabs, and JSON be lines or one array. The output has the columns
-prompt_id and count, then all others of the input; it can be the input of another call.
+prompt_id and count, then all others of the input, such as the prompt; it can be the input of another call.
 
 examples:
   knapsack-rl allocate rates.csv --average 8 --output counts.csv
@@ -32,24 +34,36 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
     parser.add_argument(
         "input", nargs="?", default="-", metavar="FILE", help="CSV, JSON or Parquet (default: standard input)"
     )
     total = parser.add_mutually_exclusive_group()
     total.add_argument("--budget", type=whole_number(), metavar="N", help="rollouts in all")
-    total.add_argument("--average", type=whole_number(), metavar="N", help="rollouts per prompt on average (8)")
-    parser.add_argument(
-        "--min", type=whole_number(), default=2, metavar="N", help="least per prompt: 0, or at least 2 (2)"
+    total.add_argument(
+        "--average", type=whole_number(), metavar="N", help="rollouts per prompt on average (default: 8)"
     )
-    parser.add_argument("--max", type=whole_number(), default=128, metavar="N", help="most per prompt (128)")
+    parser.add_argument(
+        "--pool", type=whole_number(), default=1, metavar="N", help="prompts of the file for each that is to be trained"
+        " on: the rollouts of one prompt in N, and any prompt may get none",
+    )  # fmt: skip
+    parser.add_argument(
+        "--min", type=whole_number(), metavar="N", help="least per prompt; 0: any may get none (default: --min-group)"
+    )
+    parser.add_argument(
+        "--max", type=whole_number(), metavar="N", help="most per prompt (default: 128, or 4 times --average)"
+    )
+    parser.add_argument(
+        "--min-group", type=whole_number(), default=AllocationConfig.min_group, metavar="N",
+        help="a prompt gets none, or at least this many",
+    )  # fmt: skip
     parser.add_argument(
         "--rule",
         choices=RULES,
-        default="beta",
-        help="beta: expected value under a Beta belief about each rate (default); paper: the authors' rule, with "
-        "prompts of fewer than 8 attempts as unseen; uniform: equal counts, without limits",
+        default=AllocationConfig.rule,
+        help="calibrated: expected value under beliefs that all rows share; beta: under a belief about each row by "
+        "itself; paper: the authors' rule, with prompts of fewer than 8 attempts as unseen; uniform: equal counts, "
+        "without limits",
     )
     parser.add_argument(
         "--format", choices=("csv", "jsonl", "parquet"), help="format of the input (default: by its name or content)"
@@ -63,9 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--explain", action="store_true", help="print belief, value and limits of each prompt, and the price"
     )
-    parser.add_argument(
-        "--rows", type=whole_number(), default=40, metavar="N", help="prompts that --explain prints (40)"
-    )
+    parser.add_argument("--rows", type=whole_number(), default=40, metavar="N", help="prompts that --explain prints")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -79,18 +91,19 @@ def run(arguments: argparse.Namespace) -> int:
     from knapsack_rl.allocate.rows import detect_format, read_evidence
 
     config = _config(arguments)
+    assert config.pool is not None and config.min_count is not None and config.max_count is not None
     output = None if arguments.output is None or str(arguments.output) in STANDARD_OUTPUT else arguments.output
     name, data = _read(arguments.input)
     file_format = arguments.format or detect_format(name, data)
     evidence = read_evidence(data, name, file_format)
     size = len(evidence.prompt_ids)
-    budget = config.average * size if arguments.budget is None else arguments.budget
+    budget = config.average * size // config.pool if arguments.budget is None else arguments.budget
     if budget > MOST_ROLLOUTS:
         raise ValueError(f"{budget:,} rollouts are more than the {MOST_ROLLOUTS:,} that this command divides")
-    most = min(arguments.max, max(budget, arguments.min, 2))  # no prompt can get more than all
+    most = min(config.max_count, max(budget, config.min_count, config.min_group))  # no prompt can get more than all
     if most > MOST_OF_A_PROMPT:
-        raise ValueError(f"--max is {arguments.max}: this command plans at most {MOST_OF_A_PROMPT:,} of a prompt")
-    decision = decide(evidence, arguments.rule, budget, arguments.min, most)
+        raise ValueError(f"--max is {config.max_count}: this command plans at most {MOST_OF_A_PROMPT:,} of a prompt")
+    decision = decide(evidence, config.rule, budget, config.min_count, most, config.min_group)
     to = arguments.to or output_format(output, file_format)
     delimiter = _delimiter(output, to, data, file_format)
     write_output(counts_as(to, decision.plan, evidence.columns, delimiter), output)
@@ -106,9 +119,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _config(arguments: argparse.Namespace) -> AllocationConfig:
     """The options as a checked configuration; --budget leaves the average open, so any valid one will do."""
-    average = max(arguments.min, 2) if arguments.budget is not None else arguments.average
-    given = {"--min": arguments.min, "--max": arguments.max, "--rule": arguments.rule, "pool": 1}
-    return from_dialect(ALIASES, given if average is None else {**given, "--average": average})
+    given = {name: getattr(arguments, name.lstrip("-").replace("-", "_")) for name in ALIASES.values()}
+    if arguments.budget is not None:
+        given["--average"] = max(arguments.min or 0, arguments.min_group, 2)
+    return from_dialect(ALIASES, {name: value for name, value in given.items() if value is not None})
 
 
 def _read(source: str) -> tuple[str, bytes]:

@@ -58,7 +58,7 @@ def explanation(decision: Decision, rule: str, rows: int) -> str:
 def _values(decision: Decision, rows: IntArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Value of the planned count, of its last rollout, and of the next one; each ``[len(rows)]``.
 
-    The first two rollouts are one item for the solver: each counts half of Value(2).
+    The rollouts of the smallest group are one item for the solver: each counts the same share of its value.
     """
     counts_R = decision.plan.counts_P[rows]
     value, last, next_ = np.zeros((3, rows.size))
@@ -70,8 +70,9 @@ def _values(decision: Decision, rows: IntArray) -> tuple[FloatArray, FloatArray,
             stop += 1
         some = order[start:stop]
         counts = counts_R[some]
-        marginals = decision.marginals(rows[some], int(counts.max()) + 2)
-        marginals[:, :2] = marginals[:, 1:2] / 2
+        smallest = decision.min_group
+        marginals = decision.marginals(rows[some], max(int(counts.max()) + 2, smallest))
+        marginals[:, :smallest] = marginals[:, :smallest].mean(axis=1, keepdims=True)
         at = np.arange(some.size)
         values = np.concatenate([np.zeros((some.size, 1)), np.cumsum(marginals, axis=1)], axis=1)
         value[some], next_[some] = values[at, counts], marginals[at, counts]

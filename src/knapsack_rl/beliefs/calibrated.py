@@ -13,15 +13,16 @@ odds of the running success rate of all prompts. The coefficients of *confidence
 the last group, because confidence means different things after a solved and an unsolved group. The pseudo-count of the
 Beta belief is estimated by `Concentration`.
 
-Measured best so far (docs/beliefs.md): hidden states of the policy at the end of the prompt as features, and its
-confidence in the next token. Uninformative inputs get coefficients near zero.
+Measured best so far (docs/beliefs.md): hidden states of the policy at the end of the prompt as features, and as
+confidence the log odds of its most probable next token (`knapsack_rl.beliefs.looks`). Uninformative inputs get
+coefficients near zero. An input that is not known (NaN) counts as its running mean: features as that of all prompts, a
+confidence as that of the prompts whose last group had the same outcome.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -29,12 +30,22 @@ from numpy.typing import DTypeLike
 
 from knapsack_rl.beliefs.beta import BetaBeliefs
 from knapsack_rl.beliefs.forecast import Forecast
-from knapsack_rl.beliefs.online_logistic import MIN_RATE, Concentration, OnlineLogistic, logistic, logit
+from knapsack_rl.beliefs.looks import scaled
+from knapsack_rl.beliefs.online_logistic import (
+    MIN_RATE,
+    Concentration,
+    OnlineLogistic,
+    RunningMeans,
+    logistic,
+    logit,
+)
 from knapsack_rl.files import BeliefFileError, State, check_kind, saved_array
 from knapsack_rl.notation import FloatArray, IntArray, PromptFeatures
 from knapsack_rl.outcomes import Outcomes
 
 KIND = "calibrated"
+# In state of version 1, two confidences are the entropy of the next token and the log odds of the most probable one.
+VERSION = 2
 # Own rollouts n at which the weight of evidence n / (n + scale) is 1/2.
 EVIDENCE_SCALE = 4.0
 # Most rollouts for which a group counts in the combiner and in the feature model: its rollouts are correlated.
@@ -45,13 +56,13 @@ RIDGE, FEATURES_RIDGE, INTERCEPT_RIDGE = 2.0, 10.0, 0.01
 # Prior mean of the combiner's weights of (1, f, f * e, own * e, last mixed, last unsolved, last solved).
 PRIOR_WEIGHTS = (0.0, 0.6, 0.0, 0.4, 0.0, 0.0, 0.0)
 MAX_LOGIT = 6.0
-# Wider features are reduced by a random projection, which preserves inner products approximately, to bound time.
-MAX_FEATURES = 512
 # Confidence is of the order of 1; squares of this still leave the precision matrix solvable.
 MAX_CONFIDENCE = 1e6
 # Outcome of a prompt's last group, as bits: whether it had a success and whether it had a failure.
 SUCCESS, FAILURE = 1, 2
 RESULTS = (SUCCESS | FAILURE, FAILURE, SUCCESS)
+# Inputs of the combiner: without confidence, and for each confidence.
+SIGNALS, PER_CONFIDENCE = len(PRIOR_WEIGHTS), 1 + len(RESULTS)
 
 
 class CalibratedBeliefs(BetaBeliefs):
@@ -75,6 +86,9 @@ class CalibratedBeliefs(BetaBeliefs):
         self.combiner: OnlineLogistic | None = None
         self.feature_model: OnlineLogistic | None = None
         self.concentration = Concentration(DISCOUNT)
+        self.feature_means = RunningMeans(1, FEATURES_DISCOUNT)
+        self.confidence_means = RunningMeans(PER_CONFIDENCE, DISCOUNT)
+        self._entropy_is_first = False  # of two confidences, in state of version 1
 
     def forecast(self, prompt_ids: Sequence[str], step: int, features: PromptFeatures | None = None) -> Forecast:
         """Forecast the success rates of these prompts at a step. Changes nothing.
@@ -82,14 +96,16 @@ class CalibratedBeliefs(BetaBeliefs):
         Args:
             prompt_ids: ids of the prompts, ``[P]``.
             step: generation step.
-            features: current features of the prompts, or None. The number of features must not change during a run.
+            features: current features of the prompts, NaN where unknown, or None. The number of features must not
+                change during a run.
 
         Raises:
             ValueError: features that do not match the prompts, or a number of features that changed.
         """
         with self.table.lock:
             counts = self._by_counts(prompt_ids, step)
-            signals_P_S, evidence_P = self._signals(prompt_ids, counts, self._normalised(features, len(prompt_ids)))
+            inputs = self._filled(self._scaled(features, len(prompt_ids)), prompt_ids)
+            signals_P_S, evidence_P = self._signals(prompt_ids, counts, inputs)
             pseudo_count_P = self.concentration.pseudo_count(evidence_P)
             rates_P = self._combined(signals_P_S)
         return Forecast(rates_P, pseudo_count_P, counts.seen_P, counts.tokens_P, counts.steps_since_observed_P)
@@ -103,7 +119,8 @@ class CalibratedBeliefs(BetaBeliefs):
         successes_P, attempts_P = outcomes.successes_P[answered], outcomes.attempts_P[answered]
         given = None if outcomes.features is None else outcomes.features.take(answered)
         with self.table.lock:
-            features = self._normalised(given, len(ids))
+            look = self._scaled(given, len(ids))
+            features = self._filled(look, ids)
             signals_P_S, evidence_P = self._signals(ids, self._by_counts(ids, outcomes.step), features)
             rates_P = self._combined(signals_P_S)
             # Copies, so that a failure changes nothing.
@@ -116,7 +133,12 @@ class CalibratedBeliefs(BetaBeliefs):
                 share_P = np.minimum(attempts_P, most) / attempts_P
                 learner.learn(inputs, successes_P * share_P, attempts_P * share_P)
             self.concentration.learn(evidence_P, rates_P, successes_P, attempts_P)
+            feature_means, confidence_means = copy.copy(self.feature_means), copy.copy(self.confidence_means)
+            feature_means.learn(look.features_P_F, np.zeros(len(ids), dtype=np.int64))
+            confidence_means.learn(look.confidence_P_C, self._last_results(ids))
             self.combiner, self.feature_model = combiner, feature_model
+            self.feature_means, self.confidence_means = feature_means, confidence_means
+            self._entropy_is_first &= _confidence_size(combiner) == 2
             steps_before_P = self._last_steps(ids)
             self._count(outcomes)
             self._remember_results(ids, outcomes.step - steps_before_P, successes_P, attempts_P)
@@ -130,7 +152,9 @@ class CalibratedBeliefs(BetaBeliefs):
         """Return everything learned, as arrays and plain values; without ``copy`` arrays are views of the table."""
         with self.table.lock:
             learners = {"combiner": self.combiner, "feature_model": self.feature_model}
-            learned = {name: learner.state_dict() for name, learner in learners.items() if learner is not None}
+            learned: State = {name: learner.state_dict() for name, learner in learners.items() if learner is not None}
+            learned |= {name: means.state_dict() for name, means in self._means.items()}
+            learned["version"] = 1 if self._entropy_is_first else VERSION
             return super().state_dict(copy) | {"concentration": self.concentration.record_L_G.copy()} | learned
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -143,12 +167,22 @@ class CalibratedBeliefs(BetaBeliefs):
         record = saved_array(state, "concentration", np.float64, self.concentration.record_L_G.shape)
         combiner = _restored(_new_combiner, state.get("combiner"))
         feature_model = _restored(_new_feature_model, state.get("feature_model"))
-        if combiner is not None and (combiner.weights_F.size - len(PRIOR_WEIGHTS)) % (1 + len(RESULTS)):
+        if combiner is not None and (combiner.weights_F.size - SIGNALS) % PER_CONFIDENCE:
             raise BeliefFileError(f"it holds a combiner of {combiner.weights_F.size} weights, which is not 7 + 4 * C")
+        version = state.get("version", 1)
+        if version not in (1, VERSION):
+            raise BeliefFileError(f"it has version {version!r} and this release reads {VERSION}: update knapsack-rl")
+        means = [_restored_means(each, state, name) for name, each in self._means.items()]
         with self.table.lock:
             super().load_state_dict(state)
             self.concentration.record_L_G = record
             self.combiner, self.feature_model = combiner, feature_model
+            self.feature_means, self.confidence_means = means
+            self._entropy_is_first = version == 1 and combiner is not None and _confidence_size(combiner) == 2
+
+    @property
+    def _means(self) -> dict[str, RunningMeans]:
+        return {"feature_means": self.feature_means, "confidence_means": self.confidence_means}
 
     def _combined(self, signals_P_S: FloatArray) -> FloatArray:
         """Success rates by the combiner, ``[P]``, clipped to [MIN_RATE, 1 - MIN_RATE]."""
@@ -157,7 +191,11 @@ class CalibratedBeliefs(BetaBeliefs):
         return rates_P
 
     def _combiner_for(self, signals: int) -> OnlineLogistic:
-        return _widened(self.combiner, _new_combiner, signals, range(len(PRIOR_WEIGHTS)))
+        combiner = self.combiner
+        one, two = SIGNALS + PER_CONFIDENCE, SIGNALS + 2 * PER_CONFIDENCE
+        if self._entropy_is_first and signals == one and combiner is not None and combiner.weights_F.size == two:
+            combiner = combiner.without(range(SIGNALS, one))
+        return _widened(combiner, _new_combiner, signals, range(SIGNALS))
 
     def _feature_model_for(self, features: int) -> OnlineLogistic:
         return _widened(self.feature_model, _new_feature_model, features, [features - 1])
@@ -172,13 +210,12 @@ class CalibratedBeliefs(BetaBeliefs):
             _check_same("features", features.features_P_F.shape[1] - 1, model.weights_F.size - 1)
             logits_P = model.logits(features.features_P_F)
             by_features_P = np.clip(logits_P, -MAX_LOGIT, MAX_LOGIT)
-        if self.combiner is not None and self.combiner.weights_F.size > len(PRIOR_WEIGHTS):
-            _check_same("confidence values", features.confidence_P_C.shape[1], _confidence_size(self.combiner))
+        confidences = features.confidence_P_C.shape[1]
+        if learned := _confidence_size(self._combiner_for(SIGNALS + PER_CONFIDENCE * confidences)):
+            _check_same("confidence values", confidences, learned)
         evidence_P = np.maximum(counts.pseudo_count_P - sum(self.prior), 0)
         share_P = evidence_P / (evidence_P + EVIDENCE_SCALE)
-        rows = self.table.rows(prompt_ids)
-        last_P = np.zeros(len(prompt_ids), dtype=np.uint8)
-        last_P[rows >= 0] = self.table["last"][rows[rows >= 0]]
+        last_P = self._last_results(prompt_ids)
         results = [last_P == bits for bits in RESULTS]
         signals = [
             np.ones_like(share_P),
@@ -191,31 +228,36 @@ class CalibratedBeliefs(BetaBeliefs):
             signals += [confidence_P, *(confidence_P * result_P for result_P in results)]
         return np.stack(signals, axis=1).astype(np.float64), share_P
 
-    def _normalised(self, given: PromptFeatures | None, prompts: int) -> PromptFeatures:
-        """Features scaled to a root mean square of 1 per prompt, with a constant as last column; confidence unchanged.
+    def _scaled(self, given: PromptFeatures | None, prompts: int) -> PromptFeatures:
+        """Features scaled to a root mean square of 1 per prompt; confidence unchanged; NaN where unknown.
 
-        If no features are given, they are 0, in the numbers seen before, so that only the constant is used.
+        If none are given, all are unknown, in the numbers seen before.
         """
-        constant = np.ones((prompts, 1))
         if given is None:
             size = 0 if self.feature_model is None else self.feature_model.weights_F.size - 1
             confidence_size = 0 if self.combiner is None else _confidence_size(self.combiner)
-            zeros = np.zeros((prompts, size))
-            return PromptFeatures(np.hstack([zeros, constant]), np.zeros((prompts, confidence_size)))
-        found = _checked("features", given.features_P_F, prompts)
-        largest = np.abs(found).max(axis=1, keepdims=True, initial=0)
-        found = found / np.where(largest > 1e100, largest, 1)  # their squares would overflow
-        if found.shape[1] > MAX_FEATURES:
-            found = found @ _projection(found.shape[1])
-        scale = np.sqrt((found**2).mean(axis=1, keepdims=True)) if found.shape[1] else constant
-        found = np.hstack([found / np.maximum(scale, 1e-12), constant])
+            return PromptFeatures(np.full((prompts, size), np.nan), np.full((prompts, confidence_size), np.nan))
         confidence_P_C = _checked("confidence", given.confidence_P_C, prompts)
         if (np.abs(confidence_P_C) > MAX_CONFIDENCE).any():
             raise ValueError(
-                f"confidence is up to {np.abs(confidence_P_C).max():g}: scale it to the order of 1, or to at most "
+                f"confidence is up to {np.nanmax(np.abs(confidence_P_C)):g}: scale it to the order of 1, or to at most "
                 f"{MAX_CONFIDENCE:g}"
             )
-        return PromptFeatures(found, confidence_P_C)
+        return PromptFeatures(scaled(_checked("features", given.features_P_F, prompts)), confidence_P_C)
+
+    def _filled(self, features: PromptFeatures, prompt_ids: Sequence[str]) -> PromptFeatures:
+        """The inputs of the regressions: unknown ones are the running means; a constant is the last feature."""
+        everyone = np.zeros(len(prompt_ids), dtype=np.int64)
+        found = self.feature_means.filled(features.features_P_F, everyone)
+        confidence_P_C = self.confidence_means.filled(features.confidence_P_C, self._last_results(prompt_ids))
+        return PromptFeatures(np.hstack([found, np.ones((len(prompt_ids), 1))]), confidence_P_C)
+
+    def _last_results(self, prompt_ids: Sequence[str]) -> IntArray:
+        """Outcome of each prompt's last group, as bits, ``[P]``; 0 for prompts that were never observed."""
+        rows = self.table.rows(prompt_ids)
+        last_P = np.zeros(rows.size, dtype=np.int64)
+        last_P[rows >= 0] = self.table["last"][rows[rows >= 0]]
+        return last_P
 
     def _last_steps(self, prompt_ids: Sequence[str]) -> IntArray:
         """Step in which each prompt was last observed, ``[P]``; -1 if it never was."""
@@ -293,26 +335,33 @@ def _restored(new: Callable[[int], OnlineLogistic], state: Mapping[str, Any] | N
 
 def _confidence_size(combiner: OnlineLogistic) -> int:
     """Number of confidence values per prompt for which a combiner has weights."""
-    return (combiner.weights_F.size - len(PRIOR_WEIGHTS)) // (1 + len(RESULTS))
+    return (combiner.weights_F.size - SIGNALS) // PER_CONFIDENCE
 
 
-@cache
-def _projection(features: int) -> FloatArray:
-    """A random projection to ``MAX_FEATURES`` dimensions, ``[features, MAX_FEATURES]``, the same in every process."""
-    return np.random.default_rng(features).standard_normal((features, MAX_FEATURES))
+def _restored_means(empty: RunningMeans, state: Mapping[str, Any], name: str) -> RunningMeans:
+    """Rebuild saved means; none if none were saved, as in state of version 1.
+
+    Raises:
+        BeliefFileError: arrays that are missing, or whose shapes do not match.
+    """
+    found = RunningMeans(len(empty.sums_K_F), empty.discount)
+    if (saved := state.get(name)) is not None:
+        found.sums_K_F = saved_array(saved, "sums", np.float64, (len(empty.sums_K_F), None))
+        found.weights_K_F = saved_array(saved, "weights", np.float64, found.sums_K_F.shape)
+    return found
 
 
 def _checked(what: str, given: FloatArray, prompts: int) -> FloatArray:
-    """Convert to floats and check: one row of finite numbers for each prompt.
+    """Convert to floats and check: one row of finite numbers, or NaN, for each prompt.
 
     Raises:
-        ValueError: another shape, NaN or infinity.
+        ValueError: another shape, or infinity.
     """
     found = np.asarray(given, dtype=np.float64)
-    if found.ndim != 2 or len(found) != prompts or not np.isfinite(found).all():
+    if found.ndim != 2 or len(found) != prompts or np.isinf(found).any():
         raise ValueError(
-            f"{what} of {prompts} prompts have shape {found.shape}, or are not all finite: give one row of finite "
-            "numbers for each prompt"
+            f"{what} of {prompts} prompts have shape {found.shape}, or are infinite: give one row of finite numbers "
+            "for each prompt, NaN where they are not known"
         )
     return found
 

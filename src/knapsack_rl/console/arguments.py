@@ -1,9 +1,18 @@
-"""Types of command-line arguments."""
+"""Command lines: types of arguments, the form of help, suggestions for what was mistyped."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the line ends of an epilog, and shows each default that exists and that the text does not state."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        nothing = action.default is None or action.default is False
+        return action.help if nothing or "default" in (action.help or "") else super()._get_help_string(action)
 
 
 def whole_number(least: int = 0, most: int = 10**9) -> Callable[[str], int]:
@@ -19,3 +28,9 @@ def whole_number(least: int = 0, most: int = 10**9) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def suggestion(given: str, known: Iterable[str]) -> str:
+    """``; did you mean X?`` with the known name that is most like the given one; nothing if none is."""
+    close = difflib.get_close_matches(given, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -6,21 +6,28 @@ Confidence in the next token: it means the same for every prompt, and helps most
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 
+from knapsack_rl.beliefs.looks import log_odds
 from knapsack_rl.notation import FloatArray, PromptFeatures
 
-CONFIDENCES = 2
-# The probability of the most probable token is kept within this distance of 0 and 1: its logit stays finite.
-LEAST_DOUBT = 0.01
+# Most tokens of a forward pass, padding included, unless one prompt is longer: all layers of a 7B model take 1.7 GB.
+TOKENS = 8192
+# Most positions whose logits a forward pass keeps: 0.3 GB in 16 bits for a vocabulary of 152,000.
+LOGITS = 1024
+# Most tokens of a forward pass, padding included, for each token of its prompts.
+PADDED = 1.25
 
 
 def policy_features(layers: Sequence[torch.Tensor], logits_P_V: torch.Tensor) -> torch.Tensor:
-    """Features of prompts, ``[P, layers * hidden + 2]``, float32: layers of root mean square 1, then the confidence.
+    """Features of prompts, ``[P, layers * hidden + 1]``, float32.
+
+    Layers are scaled to a root mean square of 1; last comes the log-probability of the most probable next token.
 
     Args:
         layers: hidden states at the last token of each prompt, ``[P, hidden]`` each.
@@ -29,62 +36,104 @@ def policy_features(layers: Sequence[torch.Tensor], logits_P_V: torch.Tensor) ->
     # Before the final norm, layers differ tenfold in size.
     ends = [layer.float() for layer in layers]
     states = [end / end.pow(2).mean(1, keepdim=True).sqrt() for end in ends]
-    return torch.cat([*states, _confidence(logits_P_V)], dim=1)
+    best = torch.log_softmax(logits_P_V.float(), dim=1).amax(dim=1, keepdim=True)
+    return torch.cat([*states, best], dim=1)
 
 
 @torch.no_grad()
-def hidden_states(model: Any, prompts: Sequence[Sequence[int]], batch_size: int, autocast: Any) -> torch.Tensor:
-    """`policy_features` of each prompt, by its last two layers; ``[P, 2 * hidden + 2]``, float32.
+def hidden_states(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    device: torch.device | None = None,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    passes: Callable[[int], int] | None = None,
+) -> torch.Tensor:
+    """`policy_features` of each prompt, by its last two layers; ``[P, 2 * hidden + 1]``, float32.
 
-    Changes nothing: modules keep their mode, and no random number is drawn, because there is no dropout.
+    Prompts of similar length share a forward pass of at most `TOKENS` tokens. Changes nothing: modules keep their mode,
+    and no random number is drawn, because there is no dropout.
 
     Args:
         model: a causal language model, perhaps with adapters, as the trainer calls it.
         prompts: token ids.
-        batch_size: prompts per forward pass.
+        device: where the model expects its inputs (``accelerator.device``); by default that of its first parameter.
         autocast: makes the context in which the trainer calls the model (``accelerator.autocast``).
+        passes: the number of forward passes that every process makes, given the number that this one needs: sharded
+            weights need all processes in each of them. None: there is one process.
 
     Raises:
         ValueError: the model does not return hidden states and logits of these positions.
         TypeError: its forward pass does not take the arguments.
     """
-    device = next(model.parameters()).device
-    found = []
+    device = next(model.parameters()).device if device is None else device
+    batches = batches_of([len(prompt) for prompt in prompts])
+    needed = len(batches) if passes is None else passes(len(batches))
+    found: torch.Tensor | None = None
     with _evaluating(model), autocast():
-        for start in range(0, len(prompts), batch_size):
-            tokens, mask = _right_padded(prompts[start : start + batch_size], device)
-            # Counted from the end, because prompt tuning puts virtual tokens in front.
-            rows, last = torch.arange(len(tokens), device=device), mask.sum(1) - 1 - tokens.shape[1]
-            # Only the logits where some prompt ends, because a vocabulary is wide; through the whole model, because
-            # what shards weights (FSDP, DeepSpeed) gathers them there.
-            kept, place = torch.unique(last, return_inverse=True)
-            seen = model(
-                input_ids=tokens, attention_mask=mask, output_hidden_states=True, use_cache=False, logits_to_keep=kept
-            )
-            states = getattr(seen, "hidden_states", None)
-            if not states or len(states) < 2 or states[-1].shape[1] < tokens.shape[1]:
-                raise ValueError("the model returns no hidden states of its last two layers")
-            if seen.logits.shape[1] == states[-1].shape[1]:
-                place = last  # some forward passes keep all positions
-            elif seen.logits.shape[1] != len(kept):
-                raise ValueError("the model returns logits of other positions than were asked for")
-            layers = [states[-1][rows, last], states[-2][rows, last]]
-            found.append(policy_features(layers, seen.logits[rows, place]))
-    return torch.cat(found)
+        for number in range(needed):
+            batch = batches[min(number, len(batches) - 1)]
+            seen = _ends(model, [prompts[i] for i in batch], device)
+            if found is None:
+                found = seen.new_empty(len(prompts), seen.shape[1])
+            if number < len(batches):
+                found[batch] = seen
+    assert found is not None
+    return found
+
+
+def batches_of(
+    lengths: Sequence[int], tokens: int = TOKENS, logits: int = LOGITS, padded: float = PADDED
+) -> list[list[int]]:
+    """Divide prompts into batches of similar length, bounded in tokens, in logits and in padding.
+
+    Args:
+        lengths: of the prompts, in tokens.
+        tokens: bounds the prompts of a batch times the longest of them.
+        logits: bounds its prompts times the number of their lengths: positions at which some prompt ends.
+        padded: bounds its prompts times the longest of them, divided by the tokens of all.
+
+    Returns:
+        Positions of the prompts of each batch; a prompt beyond the bounds is a batch by itself.
+    """
+    batches: list[list[int]] = []
+    different = own = 0
+    for i in np.argsort(lengths, kind="stable").tolist():
+        batch = batches[-1] if batches else []
+        different += not batch or lengths[batch[-1]] != lengths[i]
+        size = len(batch) + 1
+        own += lengths[i]
+        most = min(tokens, padded * own)
+        if not batch or size * lengths[i] > most or size * different > logits:
+            batches.append([])
+            different, own = 1, lengths[i]
+        batches[-1].append(i)
+    return batches
 
 
 def as_prompt_features(features_P_F: FloatArray) -> PromptFeatures:
-    """Split rows of `policy_features` into hidden states and confidence."""
-    return PromptFeatures(features_P_F[:, :-CONFIDENCES], features_P_F[:, -CONFIDENCES:])
+    """Split rows of `policy_features` into hidden states and the confidence, `log_odds`."""
+    return PromptFeatures(features_P_F[:, :-1], log_odds(features_P_F[:, -1:]))
 
 
-def _confidence(logits_P_V: torch.Tensor) -> torch.Tensor:
-    """Entropy of the next token in nats, and the log odds of the most probable one; ``[P, 2]``."""
-    log_probs = torch.log_softmax(logits_P_V.float(), dim=1)
-    probs = log_probs.exp()
-    entropy = -(probs * log_probs).nansum(dim=1)  # tokens that a model rules out have -inf
-    best = probs.amax(dim=1).clamp(LEAST_DOUBT, 1 - LEAST_DOUBT)
-    return torch.stack([entropy, torch.logit(best)], dim=1)
+def _ends(model: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+    """`policy_features` of prompts by one forward pass."""
+    tokens, mask = _right_padded(prompts, device)
+    # Counted from the end, because prompt tuning puts virtual tokens in front.
+    rows, last = torch.arange(len(tokens), device=device), mask.sum(1) - 1 - tokens.shape[1]
+    # Only the logits where some prompt ends, because a vocabulary is wide; through the whole model, because what shards
+    # weights (FSDP, DeepSpeed) gathers them there.
+    kept, place = torch.unique(last, return_inverse=True)
+    seen = model(input_ids=tokens, attention_mask=mask, output_hidden_states=True, use_cache=False, logits_to_keep=kept)
+    states = getattr(seen, "hidden_states", None)
+    if not states or len(states) < 2 or states[-1].shape[1] < tokens.shape[1]:
+        raise ValueError("the model returns no hidden states of its last two layers")
+    if seen.logits.shape[1] == states[-1].shape[1]:
+        place = last  # some forward passes keep all positions
+    elif seen.logits.shape[1] != len(kept):
+        raise ValueError("the model returns logits of other positions than were asked for")
+    layers = [states[-1][rows, last], states[-2][rows, last]]
+    return policy_features(layers, seen.logits[rows, place])
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from knapsack_rl.beliefs.ids import content_id
 from knapsack_rl.notation import PromptFeatures
 
 CHARACTER_BINS, WORD_BINS = 160, 64
@@ -56,6 +57,11 @@ class TextFeatures:
         # Rounded, so that the last bits do not depend on how many texts are transformed together.
         features_P_F = np.concatenate(views, axis=1).astype(np.float32).astype(np.float64)
         return PromptFeatures(features_P_F, np.zeros((len(texts), 0)))
+
+
+def prompt_key(prompt: Any) -> str:
+    """The id of a prompt's words: one for a text, and for a chat of the same text."""
+    return content_id(prompt_text(prompt))
 
 
 def prompt_text(prompt: Any) -> str:

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from knapsack_rl.console.text import printable
-from knapsack_rl.files import find_files
 from knapsack_rl.trace import TRACE_NAME
 
 
@@ -16,6 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "traces", nargs="+", type=Path, metavar="TRACE", help=f"traces, or folders with {TRACE_NAME} files below"
     )
     parser.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE", help="page to write")
+    parser.add_argument(
+        "--watch", action="store_true", help="write the page again as the runs train, and let it refresh itself in a"
+        " browser, until Ctrl-C"
+    )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -24,11 +27,13 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError, ModuleNotFoundError: a trace that cannot be read, or a missing package.
     """
-    from knapsack_rl.report import write_report
+    from knapsack_rl.report import find_traces, write_report
 
-    traces = find_files(arguments.traces, TRACE_NAME)
-    for path in traces:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise ValueError(f"{path} is no regular file: name a trace, or a folder with traces below")
-    print(printable(str(write_report(traces, arguments.output))))
+    if arguments.watch:
+        from knapsack_rl.report.watch import watch
+
+        watch(arguments.traces, arguments.output, lambda text: print(printable(text), flush=True))
+    else:
+        write_report(find_traces(arguments.traces), arguments.output)
+    print(printable(str(arguments.output)))
     return 0

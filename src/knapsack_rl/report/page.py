@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -11,24 +12,40 @@ from markupsafe import Markup
 from knapsack_rl.metrics import STATUSES
 from knapsack_rl.report import charts, svg, tables
 from knapsack_rl.report.html import fill
-from knapsack_rl.report.runs import Run, make_runs
+from knapsack_rl.report.runs import INKS, Run, make_runs
 from knapsack_rl.report.verdict import verdict
 from knapsack_rl.trace import Trace
 
-Chart: TypeAlias = Callable[[Sequence[Run]], str]
+Chart: TypeAlias = Callable[[Sequence[Run]], list[str]]
 
-# Panels in a row; figures with one panel per run take several rows.
-_PANELS = 3
+CHARTS: dict[str, Chart] = {
+    "learning": charts.learning_curves,
+    "mixed": charts.mixed_shares,
+    "counts": charts.count_maps,
+    "allocation": charts.allocation_by_rate,
+    "calibration": charts.calibration,
+}
+# The line styles of Matplotlib, as lengths of strokes and gaps.
+_STROKES = {"-": "none", "--": "6 3", ":": "2 2", "-.": "8 3 2 3"}
 
 
-def render(traces: Sequence[Trace]) -> str:
-    """The page as text: deterministic, with all text from the traces escaped."""
+def render(traces: Sequence[Trace], refresh: int | None = None) -> str:
+    """The page as text, with all text from the traces escaped: the same traces give the same page.
+
+    Args:
+        traces: records of the runs.
+        refresh: seconds after which a browser loads the page again; such a page says when it was written.
+    """
     runs = make_runs(traces)
     with_steps = [run for run in runs if run.steps]
     differ, same = tables.settings(runs)
     return fill(
         Path(__file__).with_name("page.html.j2"),
         runs=runs,
+        refresh=refresh,
+        written=time.strftime("%H:%M:%S"),
+        strokes=_STROKES,
+        inks=INKS,
         with_steps=with_steps,
         verdict=" ".join(verdict(runs)),
         notes=_notes(runs),
@@ -43,19 +60,9 @@ def render(traces: Sequence[Trace]) -> str:
 
 
 def _figures(runs: Sequence[Run]) -> dict[str, list[Markup]]:
-    """The figures by name, each as one or more rows of panels; empty without a step."""
-    if not runs:
-        return {}
-    rows = [runs[start : start + _PANELS] for start in range(0, len(runs), _PANELS)]
-    together: dict[str, Chart] = {"learning": charts.learning_curves, "mixed": charts.mixed_shares}
-    apart: dict[str, Chart] = {
-        "counts": charts.count_maps,
-        "allocation": charts.allocation_by_rate,
-        "calibration": charts.calibration,
-    }
+    """The charts by name; empty without a step."""
     with svg.style():
-        figures = {name: [Markup(draw(runs))] for name, draw in together.items()}
-        return figures | {name: [Markup(draw(row)) for row in rows] for name, draw in apart.items()}
+        return {name: [Markup(drawing) for drawing in draw(runs)] if runs else [] for name, draw in CHARTS.items()}
 
 
 def _notes(runs: Sequence[Run]) -> list[str]:

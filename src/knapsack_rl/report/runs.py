@@ -13,9 +13,20 @@ from knapsack_rl.metrics import mean, step_metrics
 from knapsack_rl.notation import FloatArray, IntArray
 from knapsack_rl.trace import Evaluation, Step, Trace
 
-# One colour per rule in every figure and table: legible on white and on near-black, and with colour blindness.
+# One colour per rule in every figure and table, told apart with colour blindness too.
 COLOURS = {"uniform": "#7c8794", "beta": "#3a7be0", "paper": "#d9822b", "calibrated": "#1a9a84"}
 OTHER_COLOURS = ("#a05fd1", "#c94f7c", "#8a7a2f", "#3f9fb5")
+# Each colour as ink on white and on near-black, with the contrast that text needs (4.5 to 1).
+INKS = {
+    "#7c8794": ("#6b747f", "#7c8794"),
+    "#3a7be0": ("#3571ce", "#4683e2"),
+    "#d9822b": ("#a56321", "#d9822b"),
+    "#1a9a84": ("#16816f", "#1a9a84"),
+    "#a05fd1": ("#9558c2", "#a669d4"),
+    "#c94f7c": ("#bd4a75", "#ce5f88"),
+    "#8a7a2f": ("#82732c", "#938540"),
+    "#3f9fb5": ("#317c8d", "#3f9fb5"),
+}
 DASHES = ("-", "--", ":", "-.")
 
 TRAIN, HELDOUT = "train/pass_rate", "heldout/pass_rate"
@@ -38,6 +49,11 @@ class Run:
     label: str
     colour: str
     dash: str
+
+    @property
+    def ink(self) -> str:
+        """Its colour as a variable of the page's style, which differs in the light and the dark mode."""
+        return ink(self.colour)
 
     @property
     def steps(self) -> list[Step]:
@@ -86,11 +102,8 @@ class Run:
 
     @cached_property
     def allocator_share(self) -> float:
-        """Share of the wall-clock time spent on planning, learning from outcomes and the trace; NaN if not measured."""
-        pairs = [
-            (s.seconds.get("overhead", s.seconds.get("allocate", math.nan)), s.seconds.get("step", math.nan))
-            for s in self.steps
-        ]
+        """Share of the steps' time spent in the library: looks, plans, beliefs, trace; NaN if not measured."""
+        pairs = [(s.seconds.get("overhead", math.nan), s.seconds.get("step", math.nan)) for s in self.steps]
         known = [(own, step) for own, step in pairs if not math.isnan(own + step)]
         total = sum(step for _, step in known)
         return sum(own for own, _ in known) / total if total else math.nan
@@ -116,6 +129,11 @@ class Run:
         state = self.trace.ended or ("running, or killed" if self.steps else "no step yet")
         lost = sum(each.records for each in self.trace.lost)
         return f"{state}; {lost} records could not be written" if lost else state
+
+
+def ink(colour: str) -> str:
+    """The variable of the page's style that stands for a colour."""
+    return f"var(--ink-{colour[1:]})"
 
 
 def make_runs(traces: Sequence[Trace]) -> list[Run]:

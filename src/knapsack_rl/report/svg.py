@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,9 +12,19 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from knapsack_rl.report.runs import INKS, ink
+
 # Placeholders, replaced by the page's colours so that figures follow its light and dark mode.
 INK, MUTED, RULE = "#010203", "#020304", "#030405"
-_PAGE_COLOURS = {INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)"}
+_PAGE_COLOURS = {INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)"} | {each: ink(each) for each in INKS}
+
+# Inches: on a phone, text has the size of the page's small print.
+WIDTH, HEIGHT = 4.3, 3.0
+_BOTTOM, _TOP = 0.16, 0.89
+# Right edge of a plot whose lines are labelled at their ends.
+END_LABELS = 0.77
+# Characters in a line of a label at the end of a curve.
+_LONGEST_END = 12
 
 _STYLE: Any = {
     "svg.hashsalt": "knapsack-rl",  # makes ids depend on the content only
@@ -61,6 +71,23 @@ def panels(count: int, height: float = 3.1, width: float = 10.0, **options: Any)
     return figure, list(axes[0])
 
 
+def panel(left: float = 0.14, right: float = 0.97) -> tuple[Figure, Axes]:
+    """Make a figure of one chart, narrow enough for a phone; the page puts charts side by side where there is room.
+
+    Args:
+        left, right: edges of the plot, as shares of the width. Fixed ones keep the plots of a page in line, and are
+            much faster to draw than a layout that is computed.
+    """
+    figure = Figure(figsize=(WIDTH, HEIGHT))
+    return figure, figure.add_axes((left, _BOTTOM, right - left, _TOP - _BOTTOM))
+
+
+def panel_with_scale() -> tuple[Figure, Axes, Axes]:
+    """The same with a narrow chart at its right, for the scale of the colours."""
+    figure, main = panel(0.19, 0.83)
+    return figure, main, figure.add_axes((0.855, _BOTTOM, 0.025, _TOP - _BOTTOM))
+
+
 def to_svg(figure: Figure) -> str:
     """The figure as an `<svg>` element that scales with the page; call it inside `style`."""
     buffer = io.StringIO()
@@ -80,17 +107,42 @@ def to_svg(figure: Figure) -> str:
 
 
 def label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
-    """Label lines at their right ends, ``(x, y, label, colour)``; overlapping labels are moved apart."""
-    if not ends:
-        return
+    """Label lines at their right ends, ``(x, y, label, colour)``, right of a plot that ends at `END_LABELS`.
+
+    Overlapping labels are moved apart. Where they do not all fit, none is drawn: the page's legend names every line.
+    """
     low, high = axes.get_ylim()
-    gap = 0.075 * (high - low)
+    line = 0.068 * (high - low)
     ends = sorted(ends, key=lambda end: end[1])
-    places = [ends[0][1]]
-    for _, y, _, _ in ends[1:]:
-        places.append(max(y, places[-1] + gap))
-    # Shift all labels down by the mean displacement, so that each stays near its line.
-    push = sum(places) / len(places) - sum(y for _, y, _, _ in ends) / len(ends)
-    for (x, _, label, colour), place in zip(ends, places, strict=True):
-        text = axes.annotate(label, (x, place - push), xytext=(6, 0), textcoords="offset points", annotation_clip=False)
-        text.set(color=colour, weight="bold", va="center")
+    texts = ["\n".join(clip(part, _LONGEST_END) for part in label.split(", ", 1)) for _, _, label, _ in ends]
+    sizes = [line * (text.count("\n") + 1.1) for text in texts]
+    if sum(sizes) > high - low:
+        return
+    places = spread([y for _, y, _, _ in ends], sizes, low, high)
+    for (x, _, _, colour), text, place in zip(ends, texts, places, strict=True):
+        drawn = axes.annotate(text, (x, place), xytext=(5, 0), textcoords="offset points", annotation_clip=False)
+        drawn.set(color=colour, weight="bold", va="center", fontsize=8.5, linespacing=1.05)
+
+
+def spread(centres: Sequence[float], sizes: Sequence[float], low: float, high: float) -> list[float]:
+    """The nearest centres (least squares) at which items of these sizes keep their order and do not overlap.
+
+    Args:
+        centres, sizes: of each item; centres ascend.
+        low, high: range to keep, if the sizes fit into it.
+    """
+    before, blocks, total = [], list[tuple[float, int]](), 0.0
+    for centre, size in zip(centres, sizes, strict=True):
+        before.append(total + size / 2)
+        total += size
+        blocks.append((centre - before[-1], 1))
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:  # neighbours that touch share their mean
+            (first, n), (second, m) = blocks[-2:]
+            blocks[-2:] = [((first * n + second * m) / (n + m), n + m)]
+    starts = [min(max(start, low), max(high - total, low)) for start, number in blocks for _ in range(number)]
+    return [start + middle for start, middle in zip(starts, before, strict=True)]
+
+
+def clip(text: str, most: int) -> str:
+    """The text, cut to a number of characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"

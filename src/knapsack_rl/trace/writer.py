@@ -17,6 +17,7 @@ from pathlib import Path
 from knapsack_rl.metrics import as_text
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
+from knapsack_rl.trace.looks import FeatureLog
 from knapsack_rl.trace.reader import read_records
 from knapsack_rl.trace.records import End, Evaluation, Lost, Record, Resume, RunStart, Step, encode
 
@@ -43,6 +44,7 @@ class TraceWriter:
         self.path, self._run, self._resume_step = Path(path), run, resume_step
         self._began = time.monotonic()
         self._known: set[str] = set()
+        self._features = FeatureLog()  # empty after a resume, which may compute them anew
         self._file: FileIO | None = None
         self._closed = self._warned = False
         self._first = b""  # the records that begin the file, or continue it, until they are written
@@ -71,7 +73,10 @@ class TraceWriter:
             {"reward": None, **sample, "id": str(sample["id"]), "completion": as_text(sample["completion"])}
             for sample in samples
         ]
-        self._append(Step(plan, outcomes, optimizer_step, seconds, shown, new))
+        look = None if plan.features is None else plan.features.confidence_P_C
+        log_odds_P = look[:, 0] if look is not None and look.shape[1] == 1 else None  # confidences of another kind: not
+        features = None if plan.features is None else self._features.news(plan.prompt_ids, plan.features)
+        self._append(Step(plan, outcomes, optimizer_step, seconds, shown, new, log_odds_P, features))
         self._known.update(new)
 
     def evaluation(

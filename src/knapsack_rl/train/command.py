@@ -8,8 +8,10 @@ import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, get_args
 
+from knapsack_rl.config import AllocationConfig, Weighting
+from knapsack_rl.console.arguments import whole_number
 from knapsack_rl.console.rows import shown
 from knapsack_rl.tasks import TaskError
 from knapsack_rl.trace import TRACE_NAME, read_trace
@@ -23,6 +25,7 @@ from knapsack_rl.train.job import (
     quiet_frameworks,
     resumable_output,
 )
+from knapsack_rl.train.preflight import ALLOCATION, prepare
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,10 +40,11 @@ OWN: Final = {
     "rule": "--rules",
     "resume_from_checkpoint": "--resume",
     "trace_file": "none: the trace is always OUTPUT/RULE/trace.jsonl",
+    **{field: f"--{option}" for option, field in ALLOCATION.items() if option != field},
 }
 _EPILOG = """\
-All fields of TRL's GRPOConfig and of KnapsackGRPOConfig are options too, under the same names: --learning_rate 1e-5
---num_generations 8 --max_generations 64 ... ; --config reads these names, and those above, from a YAML file.
+All other fields of TRL's GRPOConfig and of KnapsackGRPOConfig are options too, under the same names: --learning_rate
+1e-5 --max_completion_length 512 --report_to wandb ... ; --config reads these names, and those above, from a YAML file.
 Without arguments: the embedded job, which trains a small language model twice from the same start, with uniform groups
 and with the rule `calibrated`, and compares the two.
 """
@@ -49,7 +53,6 @@ and with the rule `calibrated`, and compares the two.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the job; one that was not given is absent from the namespace."""
     parser.epilog = _EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.argument_default = argparse.SUPPRESS
     add = parser.add_argument_group("model and data").add_argument
     add("--model", metavar="NAME", help="embedded (default), smollm2, a local folder, or a Hugging Face id")
@@ -65,8 +68,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--reward",
         metavar="NAME",
-        help="exact, math, or FILE.py:FUNCTION, a file of yours that is run (default: that of the data set)",
+        help="exact, math, or FILE.py:FUNCTION, a file of yours that is run (default: that of the data set; else math "
+        "where all answers are numbers, and exact where they are texts)",
     )
+    add = parser.add_argument_group("allocation").add_argument
+    most = AllocationConfig()
+    add("--average", metavar="N", type=whole_number(), help=f"rollouts per prompt on average (default: {most.average})")
+    add("--pool", metavar="N", type=whole_number(), help="prompts offered for each that is trained on (default: "
+        f"{most.pool}, or what the data can fill; 1 for paper and uniform)")  # fmt: skip
+    add(
+        "--min",
+        metavar="N",
+        type=whole_number(),
+        help="least rollouts of a prompt (default: --min-group, with a pool 0)",
+    )
+    add(
+        "--max", metavar="N", type=whole_number(), help="most rollouts of a prompt (default: 128, or 4 times --average)"
+    )
+    add("--min-group", metavar="N", type=whole_number(), help="a prompt that is trained on gets at least this many "
+        f"(default: {most.min_group})")  # fmt: skip
+    add("--half-life", metavar="STEPS", type=float, help="generation steps after which an observation counts half "
+        "(default: 4 passes over the data)")  # fmt: skip
+    add("--success-threshold", metavar="X", type=float, help="least reward that is a success (default: found)")
+    add("--weighting", choices=get_args(Weighting), help="what weighs the same in the loss (default: prompt for "
+        "calibrated and beta, else rollout)")  # fmt: skip
     add = parser.add_argument_group("training").add_argument
     add(
         "--rules",
@@ -104,7 +129,9 @@ def run(namespace: argparse.Namespace, extra_argv: Sequence[str]) -> int:
     given = vars(namespace)
     config = read_yaml(given["config"]) if "config" in given else {}
     options, rest = _own_options(given, config)
-    trainer = trainer_fields(extra_argv, rest)
+    named = {**config, **given}
+    allocation = {field: named[option] for option, field in ALLOCATION.items() if option in named}
+    trainer = trainer_fields(extra_argv, rest) | allocation
     if not isinstance(config.get("output", ""), str):
         raise TaskError(f"output is {shown(config['output'])}: it must be the name of a folder")
     output = given.get("output") or (Path(config["output"]) if "output" in config else None)
@@ -115,12 +142,11 @@ def run(namespace: argparse.Namespace, extra_argv: Sequence[str]) -> int:
         job = Job.load(output)
         check_same(job, options, trainer, output)
     else:
-        job = _for_this_machine(new_job(options, trainer))
-        if trainer:
-            check(job)
+        job, notes = prepare(new_job(options, trainer))
         if alone:
             output = free_output(output)
             job.save(output)
+            _say_all(notes)
     if not alone:
         return _in_torchrun(job, output, resume=resume)
     assert output is not None
@@ -186,31 +212,15 @@ def trainer_fields(argv: Sequence[str], config: Mapping[str, Any]) -> dict[str, 
     return given
 
 
-def check(job: Job) -> None:
-    """Build the trainer's configuration of each rule, so that contradictions show before a run starts.
+def _say_all(notes: Sequence[str]) -> None:
+    if notes:
+        from rich.console import Console
 
-    Raises:
-        TaskError: a setting that TRL or a rule refuses, in one line.
-    """
-    from knapsack_rl.trl.config import KnapsackGRPOConfig
+        from knapsack_rl.train.progress import say
 
-    for rule in job.rules:
-        try:
-            KnapsackGRPOConfig(**{**job.trainer_fields(), "output_dir": "unused", "rule": rule})
-        except Exception as error:  # TRL and what is below it raise many kinds for a wrong value (0 divides, too)
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise TaskError(f"the training arguments do not fit the rule {rule}: {reason}") from error
-
-
-def _for_this_machine(job: Job) -> Job:
-    """The job, on the CPU in 32 bits where there is no accelerator and the user did not choose."""
-    if job.tiny:
-        return job  # always on the CPU, and torch need not be imported to know it
-    import torch
-
-    if torch.accelerator.is_available():
-        return job
-    return dataclasses.replace(job, trainer={"use_cpu": True, "bf16": False, **job.trainer})
+        console = Console()
+        for note in notes:
+            say(console, note)
 
 
 def _run_job(job: Job, output: Path, *, resume: bool) -> int:
@@ -262,7 +272,7 @@ def _own_options(given: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[d
         options["rules"] = _names(options["rules"])
     for name, value in options.items():
         _check_option(name, value)
-    others = names | {"output", "resume", "config"}
+    others = names | {"output", "resume", "config", *ALLOCATION}
     return options, {name: value for name, value in config.items() if name not in others}
 
 
@@ -304,10 +314,14 @@ def _write_report(traces: Sequence[Path], output: Path, console: Console) -> Non
 
 
 def _refuse_unknown(name: str, known: set[str], what: str) -> NoReturn:
+    """Refuse a name of no option, with those that were perhaps meant, as they are written on the command line."""
     bare = name.lstrip("-").partition("=")[0].replace("-", "_")
-    close = difflib.get_close_matches(bare, sorted(known | set(OWN)), n=3)
-    hint = f"did you mean {' or '.join(close)}?" if close else "see --help and the fields of GRPOConfig"
-    raise TaskError(f"unknown {what} {name!r}; {hint}")
+    own = {field.name for field in dataclasses.fields(Job)} - {"trainer"} | {"output", "resume", "config", *ALLOCATION}
+    close = difflib.get_close_matches(bare, sorted((known - OWN.keys()) | own), n=3)
+    if what == "option":
+        close = [f"--{option.replace('_', '-') if option in own else option}" for option in close]
+    hint = f"did you mean {' or '.join(close)}?" if close else "see the fields of GRPOConfig"
+    raise TaskError(f"unknown {what} {name!r}; {hint} (`knapsack-rl train --help` lists the options)")
 
 
 def _refuse(message: str) -> NoReturn:

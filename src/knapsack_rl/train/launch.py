@@ -15,6 +15,8 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from knapsack_rl.console.text import one_line
+from knapsack_rl.files import complete_lines
 from knapsack_rl.tasks.models import model_path
 from knapsack_rl.train.job import FINISHED, INTERRUPTED, Job
 from knapsack_rl.train.progress import ProgressDisplay, follow_runs, say
@@ -31,16 +33,28 @@ class RunProcess:
         rule: the rule of the run.
         process: the process; its standard input stays open until the parent ends.
         log: file of its output.
+        read: bytes of the log that were looked through for warnings; those of an earlier start are not shown again.
     """
 
     rule: str
     process: subprocess.Popen[bytes]
     log: Path
+    read: int
 
     def last_line(self) -> str:
         """The last line of its log that is not empty."""
         lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
         return lines[-1].removeprefix("error: ") if lines else "its log is empty"
+
+    def new_warnings(self) -> list[str]:
+        """What this library has logged since the last call, line by line: the log is a file that few open."""
+        found = []
+        for end, line in complete_lines(self.log, self.read):
+            self.read = end
+            logger, colon, message = line.decode(errors="replace").strip().partition(": ")
+            if colon and logger.startswith("knapsack_rl."):
+                found.append(one_line(message))
+        return found
 
 
 class StopSignal:
@@ -105,7 +119,11 @@ def run_rules(job: Job, output: Path, rules: Sequence[str], resume: bool, consol
                 display.say("stopping after this step, with a checkpoint; Ctrl-C again kills the runs")
             time.sleep(POLL_SECONDS)
             display.update()
-            for run in [run for run in running if run.process.poll() is not None]:
+            over = [run for run in running if run.process.poll() is not None]
+            for run in running:  # after the look at the processes, so that the last warning of one that is over is seen
+                for warning in run.new_warnings():
+                    say(console, f"{run.rule}: {warning}")
+            for run in over:
                 running.remove(run)
                 status = run.process.returncode
                 # A run that ends after a stop was requested, by force included, can be resumed.
@@ -136,6 +154,7 @@ def _start(job: Job, output: Path, rule: str, resume: bool) -> RunProcess:
     ]
     log = folder / LOG
     with log.open("ab") as sink:
+        before = sink.tell()
         # In a session of its own, so that Ctrl-C reaches the parent only, which passes it on once. The pipe on standard
         # input closes when the parent ends.
         process = subprocess.Popen(
@@ -146,7 +165,7 @@ def _start(job: Job, output: Path, rule: str, resume: bool) -> RunProcess:
             start_new_session=True,
             env={**os.environ, **(_ONE_THREAD if job.tiny else {})},
         )
-    return RunProcess(rule, process, log)
+    return RunProcess(rule, process, log, before)
 
 
 def _send(running: Sequence[RunProcess], number: signal.Signals) -> None:

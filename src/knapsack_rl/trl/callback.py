@@ -12,6 +12,11 @@ from knapsack_rl.trace import TraceWriter
 logger = logging.getLogger(__name__)
 
 
+def block_steps(args: Any) -> float:
+    """Optimizer steps per generated batch, by the arguments of TRL's trainer or one that has the same."""
+    return float(args.steps_per_generation * args.num_iterations / args.gradient_accumulation_steps)
+
+
 class _Trainer(Protocol):
     """The members of the trainer that the callback uses."""
 
@@ -56,7 +61,7 @@ class KnapsackCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
                 "the checkpoint of step %d is moved to the end of the generated batch (every %g steps), from where a "
                 "run can be resumed exactly: make save_steps a multiple of that",
                 state.global_step,
-                args.generation_block_steps,
+                block_steps(args),
             )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

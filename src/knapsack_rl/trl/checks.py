@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -9,11 +10,21 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from trl.trainer.utils import get_callable_name
 
+from knapsack_rl.allocator import KnapsackAllocator
 from knapsack_rl.beliefs.ids import ID_COLUMN
+from knapsack_rl.config import STEP_COST
 from knapsack_rl.notation import BoolArray, IntArray
-from knapsack_rl.trl.rewards import PASSED_BY_TRL, required_parameters
+from knapsack_rl.plan import Plan
+
+# Prompts of a generation batch below which a plan is worth clearly less: with 1 prompt 0.89 of the value that a rollout
+# has with 32, with 2 prompts 0.95, with 4 0.97, with 8 0.99 (benchmarks/batch_sizes.py).
+FEW = 4
+
+# The step at which its size is judged, and how many times what it deserves is much larger.
+ADVICE_STEP, MUCH_LARGER = 10, 3
+
+logger = logging.getLogger(__name__)
 
 # Rows that are compared at once: their prompts are copied.
 _BLOCK = 1 << 16
@@ -42,6 +53,38 @@ def check_size(dataset: Any, prompts_per_batch: int, pool: int = 1) -> None:
         raise ValueError(
             f"the training dataset has {len(dataset)} prompts and one generation batch needs {prompts_per_batch}: "
             "add data, or lower per_device_train_batch_size, steps_per_generation or generation_batch_size"
+        )
+
+
+def warn_of_few_prompts(config: Any, prompts: int) -> None:
+    """Say, for a rule that plans, what size of a generation batch leaves something to plan."""
+    if prompts < FEW and config.rule != "uniform":
+        logger.warning(
+            "a generation batch holds the rollouts of %d prompt%s (generation_batch_size=%d, num_generations=%d), "
+            "which leaves a plan little to choose: make it hold those of at least %d, with generation_batch_size=%d or "
+            "more (by default per_device_train_batch_size times processes times gradient_accumulation_steps)",
+            prompts,
+            "" if prompts == 1 else "s",
+            config.generation_batch_size,
+            config.num_generations,
+            FEW,
+            FEW * config.num_generations,
+        )
+
+
+def warn_of_large_step(allocator: Any, plan: Plan) -> None:
+    """Say once, when beliefs know something, that a smaller step would do: TRL's batches have one size."""
+    if plan.step != ADVICE_STEP or not isinstance(allocator, KnapsackAllocator) or allocator.min_count:
+        return
+    deserved = allocator.deserved(plan, STEP_COST, 1 / (2 * MUCH_LARGER))
+    if plan.budget > MUCH_LARGER * deserved:
+        logger.warning(
+            "a step has %d rollouts, and the value of its plan falls off after about %d: steps of half the size or "
+            "less learn more from the same rollouts (generation_batch_size=%d; docs/value.md, how many rollouts a step "
+            "deserves)",
+            plan.budget,
+            deserved,
+            plan.budget // 2,
         )
 
 
@@ -141,6 +184,10 @@ def check_reward_columns(reward_funcs: Sequence[Any], columns: Collection[str]) 
     Raises:
         ValueError: a missing column; the message names the function, the column and the columns there are.
     """
+    from trl.trainer.utils import get_callable_name  # here, because TRL beside ms-swift has none
+
+    from knapsack_rl.trl.rewards import PASSED_BY_TRL, required_parameters
+
     for function in reward_funcs:
         for name in sorted(required_parameters(function) - PASSED_BY_TRL - set(columns)):
             raise ValueError(

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_type_hints
 
 from knapsack_rl.config import AllocationConfig, RuleName, Weighting, from_dialect
+from knapsack_rl.trl.callback import block_steps
+from knapsack_rl.trl.unsloth import keep_unsloth_defaults
 from trl import GRPOConfig
 
 # TRL's names of core fields.
@@ -19,6 +21,7 @@ ALIASES = {
 }
 
 
+@keep_unsloth_defaults
 @dataclass
 class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no types
     """`trl.GRPOConfig` with the fields of `AllocationConfig`; the meaning of TRL's fields is unchanged.
@@ -64,6 +67,10 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
         default=None,
         metadata={"help": "Most rollouts of a prompt. Default: 128, or 4 times num_generations where that is more."},
     )
+    min_group: int = field(
+        default=AllocationConfig.min_group,
+        metadata={"help": "Rollouts of the smallest group: a prompt gets none, or at least so many; from 2."},
+    )
     success_threshold: float | None = field(
         default=None,
         metadata={
@@ -82,6 +89,13 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
     half_life: float | None = field(
         default=None,
         metadata={"help": "Generation steps after which an observation counts half. Default: 4 passes over the data."},
+    )
+    keep_successes: bool = field(
+        default=False,
+        metadata={
+            "help": "Keep the last success of every prompt, and let it replace a rollout of a group that fails as a "
+            "whole. The kept rollout is off-policy."
+        },
     )
     trace_file: str | None = field(
         default="trace.jsonl", metadata={"help": "Trace file of the run, relative to output_dir; 'none' for no trace."}
@@ -122,7 +136,7 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
     @property
     def generation_block_steps(self) -> float:
         """Optimizer steps per generated batch."""
-        return float(self.steps_per_generation * self.num_iterations / self.gradient_accumulation_steps)
+        return block_steps(self)
 
     @property
     def wants_hidden_states(self) -> bool:

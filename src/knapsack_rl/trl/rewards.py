@@ -9,7 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from trl.trainer.utils import get_callable_name, is_async_callable
+from trl.trainer.utils import get_callable_name
+
+try:
+    from trl.trainer.utils import is_async_callable
+except ImportError:  # TRL before 1.14, which awaits functions only and no objects
+    from inspect import iscoroutinefunction as is_async_callable
 
 # Arguments that TRL passes to every reward function in addition to the columns of the data set.
 PASSED_BY_TRL = {

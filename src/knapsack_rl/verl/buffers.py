@@ -12,6 +12,7 @@ from tensordict import NonTensorData
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 from knapsack_rl.metrics import best_and_worst
+from knapsack_rl.verl.kept import use_kept
 from knapsack_rl.verl.rows import PROMPT_FIELD
 from knapsack_rl.verl.run import Rollout, SharedRun
 from knapsack_rl.verl.settings import ConfigError, select
@@ -37,6 +38,7 @@ class _Learning(_Base):  # type: ignore[misc]  # verl ships no types
             )
         self.run.trainer = kwargs["refill_fn"].__self__  # verl passes one of its trainer's methods
         self.metrics: dict[str, float] = {}
+        self.kept: dict[str, float] = {}  # metrics of kept successes
         self.optimizer_step = 0
         if self.synchronous:  # verl passes these to its own buffers alone
             refill = bool(select(self.run.config, "trainer.v1.sampler.sync_refill_failed_groups"))
@@ -45,7 +47,7 @@ class _Learning(_Base):  # type: ignore[misc]  # verl ships no types
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> Any:
         """Sample as verl does, and add our metrics to those it returns."""
-        self.optimizer_step, self.metrics = global_steps - 1, {}
+        self.optimizer_step, self.metrics, self.kept = global_steps - 1, {}, {}
         if partition_id == _TRAIN and self.synchronous and self.run.leaves_out:
             # All groups of the plan, in as many parts as verl asks for.
             parts = self.run.trainer.parameter_sync_step - self.run.trainer.local_trigger_step
@@ -53,7 +55,8 @@ class _Learning(_Base):  # type: ignore[misc]  # verl ships no types
         batch, metrics = super().sample(global_steps, partition_id, batch_size)
         self.run.owed = 0  # groups that verl has dropped and not asked to replace
         if partition_id == _TRAIN:
-            metrics.update({f"knapsack/{name}": value for name, value in self.metrics.items()})
+            own = self.run.looked | self.kept | self.metrics
+            metrics.update({f"knapsack/{name}": value for name, value in own.items()})
             trainer = self.run.trainer
             if trainer.local_trigger_step + 1 == trainer.parameter_sync_step:
                 self.run.step_learned(global_steps)
@@ -96,7 +99,12 @@ class _Learning(_Base):  # type: ignore[misc]  # verl ships no types
             uids = sorted(selected_prompt_uids, key=self.run.order)
             keys = _by_uid(partition_snapshot)
             self._check_weighting(uids, keys)
-            self._learn(uids, partition_snapshot)
+            learned = self._learn(uids, partition_snapshot)
+            if self.run.kept is not None:
+                partition_snapshot = dict(partition_snapshot)
+                rows = [row for row in learned if len(_last_outputs(keys[row[1].uid])) == len(keys[row[1].uid])]
+                threshold = self.run.session.success_threshold
+                self.kept = use_kept(self.run.kept, rows, threshold, partition_snapshot)
             alone = {uid for uid in uids if len(_last_outputs(keys[uid])) == 1 and not self.run.stock}
             if alone:
                 tq.kv_clear(partition_id=partition_id, keys=[key for uid in alone for key in keys[uid]])
@@ -121,7 +129,8 @@ class _Learning(_Base):  # type: ignore[misc]  # verl ships no types
             self._learn(uids, self.partitions[partition_id])
         super()._clear_groups(partition_id, uids)
 
-    def _learn(self, uids: Collection[str], tags: Tags) -> None:
+    def _learn(self, uids: Collection[str], tags: Tags) -> list[tuple[str, Rollout]]:
+        """Learn from these groups; their rollouts that came back, each with the key of its last row."""
         by_uid = _by_uid(tags)
         keys = [key for uid in uids for key in _last_outputs(by_uid.get(uid, []))]
         rollouts: list[Rollout] = []
@@ -140,6 +149,7 @@ class _Learning(_Base):  # type: ignore[misc]  # verl ships no types
             ]
         learned = self.run.learn(uids, rollouts, self.optimizer_step, self._samples(keys, rollouts))
         self.metrics = learned or self.metrics
+        return list(zip(keys, rollouts, strict=True))
 
     def _samples(self, keys: Sequence[str], rollouts: Sequence[Rollout]) -> list[dict[str, Any]]:
         """The best and the worst response of the largest group."""

@@ -74,44 +74,31 @@ def overrides(mode: str = "sync", **settings: Any) -> list[str]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options: one for each setting."""
-    parser.add_argument("--mode", choices=MODES, default="sync", help="verl's trainer.v1.trainer_mode")
-    parser.add_argument(
-        "--paper", action="store_true", help="also print the paper's setting: model, batch, clipping, ..."
-    )
-    parser.add_argument("--rule", choices=RULES, help="how counts are chosen")
-    parser.add_argument("--features", choices=("text",), help="features of prompts for the rule 'calibrated'")
-    parser.add_argument(
-        "--pool",
-        type=int,
-        help="batches of prompts offered to a step; with more than 1 the plan also chooses prompts; by "
-        "default 4 for 'calibrated' and 'beta', or what the data can fill",
-    )
-    parser.add_argument(
-        "--min-n", type=int, help="least rollouts of a prompt: 0, or at least 2; by default 2, with a pool 0"
-    )
-    parser.add_argument(
-        "--max-n",
-        type=int,
-        help="most rollouts of a prompt (by default 128, or 4 times the average); rollout.n is the average",
-    )
-    parser.add_argument("--success-threshold", type=float, help="least reward that is a success (default: found)")
-    parser.add_argument(
-        "--group-weighting",
-        choices=get_args(Weighting),
-        help="whether prompts or rollouts weigh the same in the loss; by default prompts for 'calibrated' and 'beta' "
-        "where the estimator and the loss allow it, else rollouts",
-    )
-    parser.add_argument(
-        "--half-life",
-        type=float,
-        help="training steps after which an observation counts half; by default 4 passes over the data",
-    )
-    parser.add_argument(
-        "--prompt-id",
-        choices=("index", "content"),
-        help="what rows without a column prompt_id are told apart by: all columns, or all but the index",
-    )
-    parser.add_argument("--trace-file", help="record of the run, in trainer.default_local_dir; 'none' writes none")
+    add, either = parser.add_argument, argparse.BooleanOptionalAction
+    number: dict[str, Any] = {"type": int, "metavar": "N"}
+    add("--mode", choices=MODES, default="sync", help="verl's trainer.v1.trainer_mode")
+    add("--paper", action="store_true", help="also print the paper's setting: model, batch, clipping, ...")
+    add("--rule", choices=RULES, help="how counts are chosen")
+    add("--features", metavar="WHAT", help="what tells prompts apart for the rule 'calibrated': 'text', 'none', or a "
+        "file of `knapsack-rl features` (default: texts where scikit-learn is installed)")  # fmt: skip
+    add("--ask", action=either, help="ask verl's engine for one greedy token of each candidate, which says how sure "
+        "the policy is (default: for 'calibrated', where the engine can be asked)")  # fmt: skip
+    add("--pool", **number, help="batches of prompts offered to a step; with more than 1 the plan also chooses prompts "
+        "(default: 4 for 'calibrated' and 'beta', or what the data can fill)")  # fmt: skip
+    add("--min", dest="min_n", **number, help="least rollouts of a prompt (default: --min-group, with a pool 0)")
+    add("--max", dest="max_n", **number, help="most rollouts of a prompt (default: 128, or 4 times the average, which "
+        "is rollout.n)")  # fmt: skip
+    add("--min-group", **number, help="a prompt gets none, or at least this many")
+    add("--success-threshold", type=float, metavar="X", help="least reward that is a success (default: found)")
+    add("--weighting", dest="group_weighting", choices=get_args(Weighting), help="what weighs the same in the loss "
+        "(default: prompt for 'calibrated' and 'beta', where estimator and loss allow it, else rollout)")  # fmt: skip
+    add("--half-life", type=float, metavar="STEPS", help="training steps after which an observation counts half "
+        "(default: 4 passes over the data)")  # fmt: skip
+    add("--keep-successes", action=either, help="let a prompt's last success replace a rollout of its groups that fail "
+        "as a whole (default: no)")  # fmt: skip
+    add("--prompt-id", choices=("index", "content"), help="what rows without a column prompt_id are told apart by: all "
+        "columns, or all but the index")  # fmt: skip
+    add("--trace-file", metavar="FILE", help="record of the run, in trainer.default_local_dir; 'none' writes none")
     parser.set_defaults(**DEFAULTS)
 
 

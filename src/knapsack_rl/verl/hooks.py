@@ -7,10 +7,12 @@ the agent loop manager.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transfer_queue as tq
 from hydra.experimental.callback import Callback
@@ -20,7 +22,9 @@ from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 from verl.utils.tensordict_utils import assign_non_tensor_data, concat_tensordict, index_select_tensor_dict
 
+from knapsack_rl.notation import FloatArray
 from knapsack_rl.verl.buffers import KnapsackReplayBuffer, KnapsackReplayBufferAsync, column
+from knapsack_rl.verl.looks import NextToken
 from knapsack_rl.verl.rows import PROMPT_FIELD, first_offers, has_own_indices, task_ids
 from knapsack_rl.verl.run import PlannedGroup, SharedRun
 from knapsack_rl.verl.settings import ConfigError, check_config
@@ -89,6 +93,7 @@ class KnapsackAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]  # ver
         allocation, trainer = self.run.settings.allocation, self.run.trainer
         self._own_indices = allocation.pool != 1 and has_own_indices(getattr(trainer, "train_dataset", None))
         self._left_out: set[str] = set()
+        self.next_token = NextToken(config, self.llm_client) if self.run.settings.ask else None
 
     def generate_sequences(self, prompts: Any) -> None:
         """Plan a batch of training prompts, of any size, and submit it; validation stays uniform."""
@@ -141,7 +146,19 @@ class KnapsackAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]  # ver
                 ", ".join(sorted(self._left_out)),
             )
         # Steps as verl counts them, so that replacements do not age the beliefs.
-        return run.plan(ids, budget, int(offered["global_steps"]) - 1, columns["raw_prompt"])
+        step = int(offered["global_steps"]) - 1
+        return run.plan(ids, budget, step, columns["raw_prompt"], self._asked(columns["raw_prompt"]))
+
+    def _asked(self, prompts: Sequence[Any]) -> FloatArray | None:
+        """Log-probability of the next token of each candidate; None if the engine is not asked."""
+        if self.next_token is None:
+            return None
+        with self.run.session.working():
+            began = time.perf_counter()
+            log_prob_P = self.next_token.log_probs(prompts)
+        unknown = float(np.isnan(log_prob_P).mean())
+        self.run.looked = {"look_seconds": time.perf_counter() - began, "looks_unknown": unknown}
+        return log_prob_P
 
     def _register(self, chosen: Any, uids: Sequence[str]) -> None:
         """Put the chosen prompts into verl's queue in place of ``uids``, which verl has put there."""

@@ -13,14 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from numpy.typing import ArrayLike
 from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 
 from knapsack_rl.allocator import KnapsackAllocator
 from knapsack_rl.config import AllocationConfig
-from knapsack_rl.features.text import TextFeatures
+from knapsack_rl.features.prompts import PromptLooks
 from knapsack_rl.files import read_state
+from knapsack_rl.kept import KeptSuccesses
 from knapsack_rl.session import Session
-from knapsack_rl.verl.settings import ConfigError, Settings, select, weighting_problem
+from knapsack_rl.verl.settings import ConfigError, Settings, asking_problem, select, weighting_problem
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,9 @@ class SharedRun:
     Attributes:
         current: the run of this process, once `SaveBeliefs` has been made.
         session: plans and learns.
+        kept: successes that replace rollouts of groups that fail as a whole; None if none are kept.
+        looks: what prompts look like; None for rules that do not use it.
+        looked: metrics of the latest round of looks.
         estimator: of advantages, as the user has set it.
         trainer: verl's trainer, once the replay buffer has been made.
         planned: groups in verl's queue, by uid.
@@ -78,8 +83,11 @@ class SharedRun:
             BeliefFileError: the saved state is damaged, or of another rule.
         """
         self.config, self.settings, self.estimator = config, settings, config.algorithm.adv_estimator
-        self.session = Session(settings.allocation)
-        self.text_features = TextFeatures() if settings.features else None
+        self.kept = KeptSuccesses() if settings.keep_successes else None
+        allocator = settings.allocation.make_allocator(kept=self.kept)
+        self.session = Session(settings.allocation, allocator=allocator)
+        self.looks = PromptLooks(settings.features) if settings.allocation.rule == "calibrated" else None
+        self.looked: dict[str, float] = {}
         self.trainer: Any = None
         self.folder = Path(config.trainer.default_local_dir).absolute()
         self.planned: dict[str, PlannedGroup] = {}
@@ -94,6 +102,8 @@ class SharedRun:
                 saved = state.get("adapter") or read_state(checkpoint / GROUPS_FILE)  # a file of its own before 0.9
                 self.planned = {uid: PlannedGroup(*group) for uid, group in saved["groups"].items()}
                 self.ahead = int(saved.get("ahead", 0))
+                if self.kept is not None and saved.get("kept"):
+                    self.kept.load_state_dict(saved["kept"])
         self._plans = max((group.plan + 1 for group in self.planned.values()), default=0)
 
     @classmethod
@@ -150,19 +160,28 @@ class SharedRun:
                 self.session.give_up(plan.step)
         print(f"knapsack-rl: {self._described(batches)}")
 
-    def plan(self, prompt_ids: Sequence[str], budget: int, step: int, texts: Sequence[Any]) -> list[PlannedGroup]:
+    def plan(
+        self,
+        prompt_ids: Sequence[str],
+        budget: int,
+        step: int,
+        texts: Sequence[Any],
+        log_prob_P: ArrayLike | None = None,
+    ) -> list[PlannedGroup]:
         """Divide rollouts among prompts; the group of each, those of 0 rollouts included.
 
         Args:
             prompt_ids, texts: the stable id and the content of each prompt.
             budget: rollouts to divide.
             step: generation step, from 0; several batches may be planned in one.
+            log_prob_P: log-probability of the most probable next token of each prompt, NaN where it is not known; None
+                if it is known nowhere.
         """
         with self.session.working():
             plan = self.session.plan(
                 prompt_ids,
                 budget,
-                features=None if self.text_features is None else self.text_features(texts),
+                features=None if self.looks is None else self.looks(texts, log_prob_P),
                 step=step,
                 texts=dict(zip(prompt_ids, texts, strict=True)),
             )
@@ -257,18 +276,28 @@ class SharedRun:
         """Write the state beside verl's own files."""
         checkpoint.mkdir(parents=True, exist_ok=True)
         groups = {uid: list(group) for uid, group in self.planned.items()}
-        self.session.save_to(checkpoint, adapter={"groups": groups, "ahead": self.ahead})
+        kept = None if self.kept is None else self.kept.state_dict()
+        self.session.save_to(checkpoint, adapter={"groups": groups, "ahead": self.ahead, "kept": kept})
 
     def _described(self, batches: int) -> str:
         """The settings that decide most, and why some are less than by default."""
         allocation, given = self.settings.allocation, self.settings.given
         said = f"rule={allocation.rule}, pool={allocation.pool}, group_weighting={allocation.weighting}"
+        if self.looks is not None:
+            looks = [self.looks.described, "log odds of the next token" if self.settings.ask else ""]
+            said += f", look={' + '.join(filter(None, looks)) or 'none'}"
+        if self.kept is not None:
+            said += ", successes are kept"
         least = allocation.min_count if "min_n" in given else None
         default = AllocationConfig(allocation.rule, allocation.average, min_count=least)
         if allocation.pool != default.pool and "pool" not in given:
             said += f"; the data have {batches} batches, so the pool is not {default.pool}"
         if allocation.weighting != default.weighting and "group_weighting" not in given:
             said += f"; group_weighting=prompt {weighting_problem(self.config)}"
+        if self.looks is not None and self.settings.features is None and "features" not in given:
+            said += "; texts need scikit-learn: pip install 'knapsack-rl[text]'"
+        if self.looks is not None and not self.settings.ask and asking_problem(self.config):
+            said += f"; no log odds, because {asking_problem(self.config)}"
         return said
 
     def _checkpoint(self) -> Path | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from knapsack_rl.config import AllocationConfig, from_dialect
+from knapsack_rl.features.prompts import AUTO, TEXT, PromptLooks, resolved
 from knapsack_rl.features.text import TextFeatures
 
 # Names in verl's configuration of the fields of `AllocationConfig` that have another name there.
@@ -17,16 +18,27 @@ ALIASES = {
     "weighting": "group_weighting",
 }
 
+# Fields of `AllocationConfig` that are no settings here: verl's batches have rollouts of a constant number.
+CONSTANT_SHAPES = ("budget", "step_cost", "least_budget", "token_decay", "token_every")
+_CORE = [core for core in fields(AllocationConfig) if core.name not in CONSTANT_SHAPES]
+
 # Defaults by setting.
 DEFAULTS: Mapping[str, Any] = {
-    **{ALIASES.get(core.name, core.name): core.default for core in fields(AllocationConfig) if core.name != "average"},
-    "features": None,
+    **{ALIASES.get(core.name, core.name): core.default for core in _CORE if core.name != "average"},
+    "features": AUTO,
+    "ask": True,
+    "keep_successes": False,
     "prompt_id": "index",
     "trace_file": "trace.jsonl",
 }
 
 # Choices of the settings that `AllocationConfig` does not check.
-_CHOICES: Mapping[str, tuple[str | None, ...]] = {"features": ("text", None), "prompt_id": ("index", "content")}
+_CHOICES: Mapping[str, tuple[object, ...]] = {
+    "ask": (True, False), "keep_successes": (True, False), "prompt_id": ("index", "content"),
+}  # fmt: skip
+
+# Settings for which nothing is a choice.
+_NONE = ("features", "trace_file")
 
 # Estimators that find groups by uid, and that verl does not treat specially by name.
 PROMPT_WEIGHTED = (
@@ -56,15 +68,20 @@ class Settings:
     Attributes:
         allocation: ``rule``, ``pool``, ``min_n``, ``max_n``, ``success_threshold``, ``group_weighting`` and
             ``half_life``, under their core names; its ``average`` is verl's ``rollout.n``.
-        features: features of prompts for ``rule=calibrated``: ``text``, or none.
+        features: what tells prompts apart under ``rule=calibrated``: ``text``, a file that ``knapsack-rl features`` has
+            written, or None; ``auto`` has been resolved.
+        ask: ask for one greedy token of each candidate, under ``rule=calibrated``, where the engine can be asked.
+        keep_successes: let a prompt's last success replace a rollout of its groups that fail as a whole.
         prompt_id: how rows without a column ``prompt_id`` are told apart: ``index`` by all columns, ``content`` by all
             but the index, so that copies of a row share one belief.
         trace_file: record of the run, relative to ``trainer.default_local_dir``; ``none`` writes none.
-        given: names that the user has set.
+        given: names that the user has set, to anything but the core's None.
     """
 
     allocation: AllocationConfig
-    features: Literal["text"] | None
+    features: str | None
+    ask: bool
+    keep_successes: bool
     prompt_id: Literal["index", "content"]
     trace_file: str | None
     given: frozenset[str] = frozenset()
@@ -80,31 +97,45 @@ class Settings:
         for name, value in given.items():
             if name not in DEFAULTS:
                 raise ConfigError(f"knapsack.{name} is not a setting: there are {', '.join(DEFAULTS)}")
-            if name in ("features", "trace_file") and value in ("none", ""):
+            if name in _NONE and value in ("none", ""):
                 given[name] = None
         values = {**DEFAULTS, **given}
         for name, choices in _CHOICES.items():
             if values[name] not in choices:
                 listed = " or ".join(str(choice).lower() for choice in choices)
                 raise ConfigError(f"knapsack.{name} is {values[name]!r}: choose {listed}")
-        own = {name: values[name] for name in ("features", "prompt_id", "trace_file")}
+        own = {name: values[name] for name in ("features", "ask", "keep_successes", "prompt_id", "trace_file")}
         try:
-            named = frozenset(name for name, value in given.items() if value is not None)
+            named = frozenset(name for name, value in given.items() if value is not None or name in _NONE)
             settings = cls(allocation=_allocation(config, values), **own, given=named)
-            if settings.features:
+            if settings.features == TEXT:
                 TextFeatures()  # names the library that it needs
         except (ImportError, ValueError) as error:
             raise ConfigError(str(error)) from error
-        if settings.features and settings.allocation.rule != "calibrated":
-            raise ConfigError(
-                f"knapsack.features={settings.features} has no effect under knapsack.rule={settings.allocation.rule}: "
-                "use rule=calibrated, or features=none"
-            )
-        return settings
+        return settings._looking(config)
+
+    def _looking(self, config: Any) -> Settings:
+        """With the looks that the rule uses and the engine gives.
+
+        Raises:
+            ConfigError: looks that were asked for and cannot be.
+        """
+        rule, problem = self.allocation.rule, asking_problem(config)
+        if rule != "calibrated":
+            for name in ("features", "ask"):
+                if name in self.given and getattr(self, name) not in (AUTO, None, False):
+                    raise ConfigError(
+                        f"knapsack.{name}={getattr(self, name)} has no effect under knapsack.rule={rule}: use "
+                        "rule=calibrated, or leave it away"
+                    )
+            return replace(self, features=None, ask=False)
+        if self.ask and problem and "ask" in self.given:
+            raise ConfigError(f"knapsack.ask=True, and {problem}: set knapsack.ask=False")
+        return replace(self, features=resolved(self.features), ask=self.ask and not problem)
 
     def by_name(self) -> dict[str, Any]:
         """All values, defaults resolved, by their names in verl's configuration."""
-        core = {ALIASES.get(name, name): value for name, value in vars(self.allocation).items()}
+        core = {ALIASES.get(core.name, core.name): getattr(self.allocation, core.name) for core in _CORE}
         return core | {name: value for name, value in vars(self).items() if name not in ("allocation", "given")}
 
     def with_pool_of(self, batches: int) -> Settings:
@@ -151,6 +182,13 @@ def check_config(config: Any) -> Settings:
         )
     if select(config, "skip.rollout_tq.enable"):
         raise ConfigError("skip.rollout_tq replays stored rollouts, which belong to no plan: set it to False")
+    try:
+        PromptLooks(settings.features)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"knapsack.features={settings.features}: {error}") from error
+    problem = _keeping_problem(config, settings)
+    if problem:
+        raise ConfigError(f"knapsack.keep_successes=True, and {problem}: set knapsack.keep_successes=False")
     problem = weighting_problem(config)
     if settings.allocation.weighting == "prompt" and problem:
         raise ConfigError(f"knapsack.group_weighting=prompt {problem}, or group_weighting=rollout")
@@ -166,13 +204,35 @@ def select(config: Any, path: str) -> Any:
 
 def _allocation(config: Any, values: Mapping[str, Any]) -> AllocationConfig:
     """The core configuration; without a ``group_weighting``, by rollout where verl cannot weight by prompt."""
-    aliases = {core.name: f"knapsack.{ALIASES.get(core.name, core.name)}" for core in fields(AllocationConfig)}
+    aliases = {core.name: f"knapsack.{ALIASES.get(core.name, core.name)}" for core in _CORE}
     aliases["average"] = ALIASES["average"]
     given = {f"knapsack.{name}": value for name, value in values.items()}
     allocation = from_dialect(aliases, given | {ALIASES["average"]: select(config, ALIASES["average"])})
     if values["group_weighting"] is None and weighting_problem(config):
         allocation = replace(allocation, weighting="rollout")
     return allocation
+
+
+def _keeping_problem(config: Any, settings: Settings) -> str | None:
+    """Why successes cannot be kept, where they are to be; None if they can."""
+    if not settings.keep_successes:
+        return None
+    if settings.allocation.rule == "uniform":
+        return "rule=uniform trains on what verl trains on without this package"
+    if not select(config, "actor_rollout_ref.rollout.calculate_log_probs"):
+        return "rollout.calculate_log_probs is False: log-probabilities are kept with a rollout"
+    if select(config, "actor_rollout_ref.rollout.enable_rollout_routing_replay"):
+        return "rollout.enable_rollout_routing_replay replays the experts of each rollout, which are not kept"
+    if select(config, "distillation.enabled"):
+        return "distillation needs a teacher's log-probabilities of each rollout, which are not kept"
+    return None
+
+
+def asking_problem(config: Any) -> str | None:
+    """Why the engine cannot be asked for one token; None if it can."""
+    if select(config, "actor_rollout_ref.rollout.name") != "trtllm":
+        return None
+    return "rollout.name=trtllm ignores max_tokens, so that a look would cost a whole answer"
 
 
 def weighting_problem(config: Any) -> str | None:

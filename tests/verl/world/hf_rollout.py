@@ -1,7 +1,8 @@
 """A rollout engine for verl: a transformers model behind a Ray actor, whose samples do not depend on timing.
 
-The n-th request for a prompt under given weights always gets the same random numbers, and is generated separately. So a
-run is a function of its plans and weights, and a resumed run can be compared with one that was not interrupted.
+The n-th sampling request for a prompt under given weights always gets the same random numbers, and is generated
+separately. So a run is a function of its plans and weights, and a resumed run can be compared with one that was not
+interrupted. Greedy requests draw nothing, and do not count.
 """
 
 from __future__ import annotations
@@ -37,21 +38,22 @@ class _Server:
         self.asked.clear()
 
     async def generate(self, prompt_ids: list[int], sampling_params: dict[str, Any], request_id: str, **_: Any) -> Any:
-        prompt = tuple(int(token) for token in prompt_ids)
-        self.asked[prompt] += 1
+        prompt, temperature = tuple(int(token) for token in prompt_ids), sampling_params.get("temperature", 1.0)
+        most = min(sampling_params.get("max_tokens", self.response_length), self.response_length)
+        self.asked[prompt] += temperature > 0
         random = torch.Generator().manual_seed(hash((prompt, self.asked[prompt], self.global_steps)) & 0x7FFFFFFF)
-        if torch.rand((), generator=random) < self.failures:
+        if temperature and torch.rand((), generator=random) < self.failures:
             raise RuntimeError("a failure simulated by the test")
-        tokens, log_probs = self._sample(prompt, sampling_params.get("temperature", 1.0), random)
+        tokens, log_probs = self._sample(prompt, temperature, most, random)
         steps = {"global_steps": self.global_steps}
         return TokenOutput(token_ids=tokens, log_probs=log_probs, stop_reason="completed", extra_fields=steps)
 
     @torch.no_grad()
     def _sample(
-        self, prompt: tuple[int, ...], temperature: float, random: torch.Generator
+        self, prompt: tuple[int, ...], temperature: float, most: int, random: torch.Generator
     ) -> tuple[list[int], list[float]]:
         tokens, log_probs = list(prompt), []
-        for _ in range(self.response_length):
+        for _ in range(most):
             logits = self.model(torch.tensor([tokens])).logits[0, -1].float()
             chances = torch.log_softmax(logits / (temperature or 1.0), dim=-1)
             token = int(torch.multinomial(chances.exp(), 1, generator=random) if temperature else chances.argmax())

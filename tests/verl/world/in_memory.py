@@ -71,11 +71,13 @@ class Queue:
         for key in keys:
             self.tags[partition_id].pop(key, None)
 
-    def kv_batch_put(self, keys: list[str], partition_id: str, tags: list[dict[str, Any]], fields: Any = None) -> None:
-        for i, (key, tag) in enumerate(zip(keys, tags, strict=True)):
+    def kv_batch_put(
+        self, keys: list[str], partition_id: str, tags: list[dict[str, Any]] | None = None, fields: Any = None
+    ) -> None:
+        for i, (key, tag) in enumerate(zip(keys, tags or [{}] * len(keys), strict=True)):
             self.tags[partition_id].setdefault(key, {}).update(tag)
             if fields is not None:
-                self.fields[key] = {name: fields[name][i] for name, _ in fields.items()}
+                self.fields.setdefault(key, {}).update({name: fields[name][i] for name, _ in fields.items()})
 
     def kv_batch_get(self, keys: list[str], partition_id: str, select_fields: list[str]) -> Any:
         assert all(key in self.tags[partition_id] for key in keys), "asked for what is gone"
@@ -101,14 +103,18 @@ class World:
         steps_per_epoch: int = 2,
         tags: dict[str, Any] | None = None,
         fields: dict[str, Any] | None = None,
+        client: Any = None,
     ) -> None:
-        """A task runner at its start; ``tags`` and ``fields`` are what verl restores of its queue."""
+        """A task runner at its start.
+
+        ``tags`` and ``fields`` are what verl restores of its queue; without a ``client`` no engine is asked for looks.
+        """
         self.queue = Queue(monkeypatch)
         self.queue.tags["train"] |= tags or {}
         self.queue.fields |= fields or {}
         monkeypatch.setattr(ray, "get", lambda futures: futures)
         given = ["actor_rollout_ref.rollout.n=4", f"trainer.default_local_dir={folder}", "+knapsack.rule=beta"]
-        given += ["+knapsack.pool=1"]
+        given += ["+knapsack.pool=1"] if client else ["+knapsack.pool=1", "+knapsack.ask=False"]
         self.config: DictConfig = changed(*given, *overrides(mode), *words)
         self.steps_per_epoch, self.total_training_steps, self.trainer_mode = steps_per_epoch, 100, mode
         self.train_dataset: Any = None
@@ -129,7 +135,7 @@ class World:
             refill_fn=self.refill,
             poll_interval=0.0,
         )
-        self.manager = KnapsackAgentLoopManager(config=self.config, llm_client=None)
+        self.manager = KnapsackAgentLoopManager(config=self.config, llm_client=client)
         self.manager.agent_loop_workers = [SimpleNamespace(generate_sequences=SimpleNamespace(remote=self.work))] * 2
         self.sent: dict[str, int] = {}
         self.step = 1
@@ -197,9 +203,13 @@ class World:
                 if reward is not None:
                     row = f"{uid}_{session}_0"
                     self.queue.tags["train"][row] = {"response_len": 2, **tags}
+                    said = torch.tensor([1, next(self.numbers)])
                     self.queue.fields[row] = {
                         "rm_scores": torch.tensor([0.0, reward]),
-                        "responses": torch.tensor([1, 2]),
+                        "prompts": torch.tensor([7, 7, prompt]),
+                        "responses": said,
+                        "response_mask": torch.ones_like(said),
+                        "rollout_log_probs": -0.01 * said.float(),
                         "knapsack_prompt": chunk["knapsack_prompt"][i],
                     }
 
