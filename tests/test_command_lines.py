@@ -65,7 +65,8 @@ def test_chats_and_booleans_of_tables_are_read(tmp_path: Path, capsys: pytest.Ca
         ("output: [x]", "output is ['x']: it must be the name of a folder"),
         ("steps: " + "[" * 2000, "is not YAML"),
         ("steps: 2024-99-99", "is not YAML"),
-        ("num_generations: 1", "the training arguments do not fit the rule"),
+        ("average: 1", "the training arguments do not fit the rule"),
+        ("num_generations: 4", "num_generations is set by the job: use --average"),
     ],
 )
 def test_wrong_values_of_a_training_job_are_one_line(

@@ -149,7 +149,7 @@ def test_rules_are_given_true_rates_and_hidden_states(monkeypatch: pytest.Monkey
     assert context.truth is not None
     features = context.features(ids)
     assert isinstance(features, PromptFeatures)
-    assert (features.features_P_F.shape, features.confidence_P_C.shape) == ((3, 32), (3, 2))
+    assert (features.features_P_F.shape, features.confidence_P_C.shape) == ((3, 32), (3, 1))
     assert context.truth(ids).shape == (3,)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
+import os
 import random
+import subprocess
 import sys
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -39,6 +43,7 @@ def _script(name: str) -> ModuleType:
 
 
 prepare = _script("prepare")
+evaluate = _script("evaluate")
 
 
 def _dapo(i: int, copy: int) -> dict[str, Any]:
@@ -83,7 +88,7 @@ def _write(folder: Path, name: str, rows: list[dict[str, Any]], suffix: str = ".
 
 
 def _tasks(folder: Path, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "trl" / f"{name}.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "jsonl" / f"{name}.jsonl").read_text().splitlines()]
 
 
 def _ids(folder: Path, name: str) -> dict[str, str]:
@@ -98,8 +103,8 @@ def test_every_source_has_a_row_here() -> None:
 def test_both_trainers_get_the_same_tasks_and_the_judge_knows_the_answer(name: str, tmp_path: Path) -> None:
     _write(tmp_path / "hub", name, [ROWS[name](i) for i in range(1, 6)])
     assert prepare.main([str(tmp_path), "--from", str(tmp_path / "hub"), "--only", name]) == 0
-    trl = load_prompts(str(tmp_path / "trl" / f"{name}.jsonl")).train
-    verl = load_prompts(str(tmp_path / "verl" / f"{name}.parquet")).train
+    trl = load_prompts(str(tmp_path / "jsonl" / f"{name}.jsonl")).train
+    verl = load_prompts(str(tmp_path / "parquet" / f"{name}.parquet")).train
     assert len(trl) == len(verl) == len(set(trl["prompt_id"])) == 5
     for ours, theirs in zip(trl, verl, strict=True):
         assert ours["prompt"] == theirs["prompt"]
@@ -179,3 +184,78 @@ def test_a_missing_column_is_named(name: str, tmp_path: Path, capsys: pytest.Cap
 def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert prepare.main([str(tmp_path / "out"), "--from", str(tmp_path), "--only", "minerva"]) == 1
     assert "there is no minerva.jsonl or minerva.json or minerva.parquet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("n", range(1, 7))
+def test_pass_at_k_is_the_share_of_k_samples_with_a_success(n: int) -> None:
+    for right in range(n + 1):
+        successes = [True] * right + [False] * (n - right)
+        for k in range(1, n + 1):
+            draws = list(combinations(successes, k))
+            assert evaluate.pass_at(k, n, right) == pytest.approx(sum(map(any, draws)) / len(draws))
+
+
+def test_a_question_is_scored_by_the_judge_of_the_training() -> None:
+    row = {"prompt": [{"role": "user", "content": "What?"}], "answer": "$11\\sqrt{2}$"}
+    responses = ["$\\boxed{\\sqrt{242}}$", "$\\boxed{11}$", "no answer", ""]
+    assert evaluate.scorer(n=4, k=2)(row, [responses]) == {"avg@4": 0.25, "pass@2": 0.5}
+
+
+@pytest.mark.parametrize("answer", [r"11\sqrt{2}", r"2^{5}", r"\frac{1}{7}", r"\left(1,2\right)", "27", r"$x^2+1$"])
+def test_a_right_answer_needs_no_dollar_signs(answer: str) -> None:
+    """math-verify alone reads the first number of bare LaTeX: 11 of 11\\sqrt{2}."""
+    bare = answer.strip("$")
+    said = [rf"So $\boxed{{{bare}}}$.", r"So $\boxed{11}$.", r"So $\boxed{2}$."]
+    assert named_reward("math")([""] * 3, said, [answer] * 3) == [1.0, 0.0, 0.0]
+
+
+def _words(tmp_path: Path, program: str, *call: str) -> list[str]:
+    """The command line with which a script starts ``program``."""
+    (tmp_path / program).write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
+    (tmp_path / program).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "DATA": "/data", "MODEL": "", "OUTPUT": ""}
+    environment = {name: value for name, value in environment.items() if value}
+    ran = subprocess.run(["bash", *call], env=environment, capture_output=True, text=True, check=True)
+    return list(json.loads(ran.stdout))
+
+
+@pytest.mark.parametrize(("size", "model"), [("1.5b", "Qwen/Qwen2.5-Math-1.5B"), ("7b", "Qwen/Qwen2.5-Math-7B")])
+def test_train_starts_verl_with_the_paper_s_setting(size: str, model: str, tmp_path: Path) -> None:
+    words = _words(tmp_path, "python", str(FOLDER / "train.sh"), "verl", size, "trainer.save_freq=7")
+    assert words[:2] == ["-m", "verl.trainer.main_ppo"]
+    last = dict(word.split("=", 1) for word in words[2:])  # hydra takes the last value of a name
+    assert last["actor_rollout_ref.model.path"] == model
+    assert last["data.train_files"] == "/data/parquet/dapo-math-17k.parquet"
+    assert Path(last["data.val_files"]).stem in prepare.SOURCES
+    assert Path(last["reward.custom_reward_function.path"]).samefile(FOLDER / "judge.py")
+    assert last["trainer.save_freq"] == "7"
+
+
+def test_train_starts_trl_with_options_that_exist(tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    from knapsack_rl.train.command import add_arguments, trainer_fields
+
+    words = _words(tmp_path, "knapsack-rl", str(FOLDER / "train.sh"), "trl", "1.5b", "--rules", "uniform,calibrated")
+    assert words[0] == "train"
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    add_arguments(parser)
+    given, rest = parser.parse_known_args(words[1:])
+    assert (given.model, given.dataset) == ("Qwen/Qwen2.5-Math-1.5B", "/data/jsonl/dapo-math-17k.jsonl")
+    assert list(given.rules) == ["uniform", "calibrated"]
+    fields = trainer_fields(rest, {})
+    rollouts = fields["per_device_train_batch_size"] * fields["steps_per_generation"]
+    updates = fields["per_device_train_batch_size"] * fields["gradient_accumulation_steps"]
+    assert (rollouts, updates) == (64 * given.average, 32 * given.average)
+
+
+def test_evaluate_takes_a_model_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    words = _words(tmp_path, "python", str(FOLDER / "evaluate.sh"), str(tmp_path / "model"), "--n", "32")
+    assert Path(words[0]).samefile(FOLDER / "evaluate.py")
+    given = evaluate._parsed(words[1:])
+    assert (given.model, given.data, given.n, given.k) == (str(tmp_path / "model"), Path("/data"), 32, 16)
+
+
+def test_evaluate_names_a_benchmark_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main(["model", "--data", str(tmp_path), "--output", str(tmp_path), "--benchmarks", "minerva"]) == 1
+    assert f"{tmp_path}/jsonl has no minerva: run prepare.py" in capsys.readouterr().err

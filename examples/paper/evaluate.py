@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from math import comb
 from pathlib import Path
 from typing import Any
-
-import lm_eval
-from lm_eval.utils import make_table
 
 from knapsack_rl.tasks.rewards import named_reward
 
@@ -30,7 +28,7 @@ def pass_at(k: int, n: int, right: int) -> float:
     return 1.0 - comb(n - right, k) / comb(n, k)
 
 
-def scorer(n: int) -> Callable[[Mapping[str, Any], Sequence[Sequence[str]]], dict[str, float]]:
+def scorer(n: int, k: int) -> Callable[[Mapping[str, Any], Sequence[Sequence[str]]], dict[str, float]]:
     """The function that lm-eval calls with a row and its n responses; what cannot be parsed counts as wrong."""
     judge = named_reward("math")
 
@@ -38,7 +36,7 @@ def scorer(n: int) -> Callable[[Mapping[str, Any], Sequence[Sequence[str]]], dic
         (texts,) = responses
         rewards = judge([row["prompt"]] * n, list(texts), [row["answer"]] * n)
         right = sum(reward == 1.0 for reward in rewards)
-        return {f"avg@{n}": right / n, f"pass@{n}": pass_at(n, n, right)}
+        return {f"avg@{n}": right / n, f"pass@{k}": pass_at(k, n, right)}
 
     return score
 
@@ -54,11 +52,12 @@ def task(name: str, file: Path, given: argparse.Namespace) -> dict[str, Any]:
         "output_type": "generate_until",
         "doc_to_text": lambda row: row["prompt"][0]["content"],
         "doc_to_target": lambda row: row["answer"],
-        "process_results": scorer(n),
+        "process_results": scorer(n, given.k),
         "repeats": n,
         "filter_list": [{"name": "all", "filter": [{"function": "take_first_k", "k": n}]}],
         "metric_list": [
-            {"metric": f"{what}@{n}", "aggregation": "mean", "higher_is_better": True} for what in ("avg", "pass")
+            {"metric": metric, "aggregation": "mean", "higher_is_better": True}
+            for metric in (f"avg@{n}", f"pass@{given.k}")
         ],
         "generation_kwargs": {
             "until": [], "do_sample": True, "temperature": given.temperature, "top_p": 1.0,
@@ -68,26 +67,39 @@ def task(name: str, file: Path, given: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluate, print lm-eval's table, and write ``results.json`` and ``samples.jsonl``."""
-    parser = argparse.ArgumentParser(description="avg@n and pass@n of a model on the paper's benchmarks.")
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="avg@n and pass@k of a model on the paper's benchmarks.")
     parser.add_argument("model", help="a folder with a model and its tokenizer, or a hub id")
     parser.add_argument("--data", type=Path, required=True, help="the folder that prepare.py wrote")
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
     parser.add_argument("--benchmarks", nargs="+", metavar="NAME", help="default: all that are in DATA")
     parser.add_argument("--backend", choices=("vllm", "hf"), default="vllm")
     parser.add_argument("--model-args", default="", help="further arguments of lm-eval's model class, as a=1,b=2")
-    parser.add_argument("--n", type=int, default=16, help="samples of each question")
+    parser.add_argument("--n", type=int, default=16, help="samples of each question, for avg@N")
+    parser.add_argument("--k", type=int, default=16, help="for pass@K, estimated from N samples; at most N")
     parser.add_argument("--temperature", type=float, default=0.6)
     parser.add_argument("--max-tokens", type=int, default=3072)
     parser.add_argument("--batch-size", default="auto")
     parser.add_argument("--limit", type=int, help="evaluate on the first questions only")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(argv)
-    files = {path.stem: path.resolve() for path in sorted((given.data / "trl").glob("*.jsonl"))}
+    if not 1 <= given.k <= given.n:
+        parser.error(f"--k {given.k} must be from 1 to --n, which is {given.n}")
+    return given
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate, print lm-eval's table, and write ``results.json`` and ``samples.jsonl``."""
+    given = _parsed(argv)
+    files = {path.stem: path.resolve() for path in sorted((given.data / "jsonl").glob("*.jsonl"))}
     names = given.benchmarks or [name for name in files if name != TRAINING]
     if not names or not set(names) <= set(files):
-        parser.error(f"{given.data}/trl has no {', '.join(set(names) - set(files)) or 'benchmarks'}: run prepare.py")
+        missing = ", ".join(sorted(set(names) - set(files))) or "benchmarks"
+        print(f"error: {given.data}/jsonl has no {missing}: run prepare.py", file=sys.stderr)
+        return 1
+    import lm_eval
+    from lm_eval.utils import make_table
+
     seed = f",seed={given.seed}" if given.backend == "vllm" else ""
     found = lm_eval.simple_evaluate(
         model=given.backend,
@@ -99,7 +111,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         random_seed=given.seed,
         numpy_random_seed=given.seed,
         torch_random_seed=given.seed,
-        bootstrap_iters=0,
     )
     given.output.mkdir(parents=True, exist_ok=True)
     (given.output / "results.json").write_text(json.dumps(found["results"], indent=1), encoding="utf-8")

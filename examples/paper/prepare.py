@@ -3,9 +3,9 @@
     python prepare.py DATA                      # from the hub; GPQA asks for a login: hf auth login
     python prepare.py DATA --from FOLDER        # from FOLDER/NAME.jsonl, .json, .parquet or .csv, of the same columns
 
-``DATA/verl/NAME.parquet`` has verl's columns, ``DATA/trl/NAME.jsonl`` has ``prompt``, ``answer`` and ``prompt_id``. The
-id is a hash of the question, so it is the same in every run, order and file format. Needs knapsack-rl[trl] and
-math-verify; needs no GPU.
+``DATA/parquet/NAME.parquet`` has verl's columns. ``DATA/jsonl/NAME.jsonl``, for TRL and the evaluation, has ``prompt``,
+``answer`` and ``prompt_id``. The id is a hash of the question, so it is the same in every run, order and file format.
+Needs knapsack-rl[trl] and math-verify; needs no GPU.
 """
 
 from __future__ import annotations
@@ -108,12 +108,12 @@ def prepare(name: str, output: Path, local: Path | None = None) -> str:
     if not tasks:
         raise TaskError(f"{name} has no rows with one answer to a question ({read} were read)")
     unread = _unread_by_the_judge(tasks)
-    for folder in ("trl", "verl"):
+    for folder in ("jsonl", "parquet"):
         (output / folder).mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(_trl_row(task), ensure_ascii=False) for task in tasks]
-    (output / "trl" / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (output / "jsonl" / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     verl = [_verl_row(name, i, task) for i, task in enumerate(tasks)]
-    Dataset.from_list(verl).to_parquet(str(output / "verl" / f"{name}.parquet"))
+    Dataset.from_list(verl).to_parquet(str(output / "parquet" / f"{name}.parquet"))
     said = f"{name}: {read} rows read, {len(tasks)} tasks written"
     said += f", {contradictory} questions with several answers left out" if contradictory else ""
     said += f"; math-verify cannot read {len(unread)} answers: {', '.join(unread[:5])}" if unread else ""

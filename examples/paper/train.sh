@@ -23,7 +23,7 @@ OUTPUT=${OUTPUT:-$PWD/runs/paper/$trainer-$size}
 
 case $trainer in
     verl)
-        DATA=$DATA/verl exec bash "$here/../verl/paper.sh" \
+        DATA=$DATA/parquet exec bash "$here/../verl/paper.sh" \
             actor_rollout_ref.model.path="$MODEL" \
             reward.custom_reward_function.path="$here/judge.py" \
             trainer.n_gpus_per_node="${GPUS:-8}" \
@@ -35,7 +35,7 @@ case $trainer in
         # 512 rollouts a step, 64 x 8 on average, in two updates of 256, as many as verl's mini-batch of 32 x 8 has.
         exec knapsack-rl train \
             --model "$MODEL" \
-            --dataset "$DATA/trl/dapo-math-17k.jsonl" \
+            --dataset "$DATA/jsonl/dapo-math-17k.jsonl" \
             --reward math \
             --output "$OUTPUT" \
             --average 8 \

@@ -23,6 +23,8 @@ Completion: TypeAlias = str | Sequence[dict[str, Any]]
 
 # Limits the time that sympy may spend on one expression.
 MATH_TIMEOUT_SECONDS = 5
+_BARE_LATEX = re.compile(r"[\\^{]")
+_MARKED_LATEX = re.compile(r"\$|\\boxed|\\\(|\\\[")
 _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
@@ -146,9 +148,12 @@ def _math_score(completion: str, right: str) -> float | None:
 def _parsed_answer(right: str) -> Any:
     from math_verify import parse
 
-    # LaTeX is parsed between dollar signs only, which answer columns often lack.
+    # LaTeX is parsed between dollar signs only, which answer columns often lack: 11\sqrt{2} would be read as 11.
+    ways = [right, f"${right}$"]
+    if _BARE_LATEX.search(right) and not _MARKED_LATEX.search(right):
+        ways.reverse()
     timeout = _math_timeout()
-    return parse(right, parsing_timeout=timeout) or parse(f"${right}$", parsing_timeout=timeout)
+    return next(filter(None, (parse(way, parsing_timeout=timeout) for way in ways)), [])
 
 
 def _math_timeout() -> int | None:
