@@ -80,9 +80,8 @@ def write_files(folder: Path) -> None:
     (folder / "pass_rates.csv").write_text("id,pass_rate\n" + "".join(f"p{i},{i / 255:.3f}\n" for i in range(256)))
     (folder / "my_rule.py").write_text(RULE)
     row = {"prompt": "ab", "answer": "ba"}
-    (folder / "my_problems.jsonl").write_text(
-        "".join(json.dumps(row | {"prompt_id": str(i)}) + "\n" for i in range(64))
-    )
+    for name in ("my_problems.jsonl", "problems.jsonl"):
+        (folder / name).write_text("".join(json.dumps(row | {"prompt_id": str(i)}) + "\n" for i in range(64)))
 
 
 def run_shell(block: Block, folder: Path, line: str) -> str:
