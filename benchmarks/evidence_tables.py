@@ -159,5 +159,7 @@ def _interval(difference_by_run: Mapping[Run, float]) -> str:
     mean = float(np.mean(list(difference_by_run.values())))
     if all(value == 0 for value in difference_by_run.values()):
         return "0"
+    if len(difference_by_run) == 1:
+        return f"{mean:+.1f}"
     low, high = np.quantile(bootstrap(difference_by_run), [0.025, 0.975])
     return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
