@@ -82,7 +82,7 @@ def test_a_real_language_model_on_a_reasoning_gym_task(tmp_path: Path) -> None:
     shown = run(
         *("--model", "smollm2", "--dataset", "reasoning-gym:chain_sum?size=16&min_terms=2&max_terms=2&max_digits=1"),
         *("--system-prompt", "Answer with the number alone.", "--steps", "2", "--output", "out"),
-        *("--per_device_train_batch_size", "48", "--num_generations", "8", "--max_completion_length", "6"),
+        *("--per_device_train_batch_size", "48", "--average", "8", "--max_completion_length", "6"),
         *("--learning_rate", "1e-5", "--bf16", "False", "--gradient_checkpointing", "False", "--save_strategy", "no"),
         cwd=tmp_path,
     )
