@@ -131,21 +131,22 @@ class KnapsackAllocator(SavedToFile):
         ids = text_ids(prompt_ids)
         if not ids:
             raise ValueError("there are no prompts to plan for: pass at least one")
-        forecast = self.beliefs.forecast(ids, step) if features is None else self.beliefs.forecast(ids, step, features)
-        if self.kept is not None:
-            forecast = replace(forecast, kept_P=self.kept.has(ids, step))
+        forecast = self._forecast(ids, step, features)
         problem = self.rule(forecast, budget, self.min_count, self.max_count)
         low_P = self._with_overdue(problem, forecast, ids, budget)
-        tokens_P = None if self.token_share is None else _expected_tokens(forecast)
-        if tokens_P is None:
-            budget = self._deserved(problem, low_P, budget)
-        spent = budget if tokens_P is None else self._tokens(tokens_P, low_P, budget, step)
+        tokens_P: FloatArray | None = None
+        spent: float = budget
+        if self.token_share is not None:
+            tokens_P = _expected_tokens(forecast)
+            spent = self._tokens(tokens_P, low_P, budget, step)
+        elif self.step_cost is not None:
+            spent = self._best_budget(problem, low_P, budget, self.step_cost, self.least_budget)
         solution = solve(problem.marginals, spent, low_P, problem.high_P, tokens_P, self.min_group)
         return Plan(
             step=step,
             prompt_ids=ids,
             counts_P=solution.counts_P,
-            budget=budget if tokens_P is None else int(solution.counts_P.sum()),
+            budget=int(solution.counts_P.sum()),
             low_P=low_P,
             high_P=problem.high_P,
             success_rates_P=forecast.success_rates_P,
@@ -186,21 +187,22 @@ class KnapsackAllocator(SavedToFile):
             step_cost: cost of a step beside its rollouts, as a share of the budget.
             least_budget: least share of the budget.
         """
-        given = () if plan.features is None else (plan.features,)
-        forecast = self.beliefs.forecast(plan.prompt_ids, plan.step, *given)
+        forecast = self._forecast(plan.prompt_ids, plan.step, plan.features)
         problem = self.rule(forecast, plan.budget, self.min_count, self.max_count)
-        least = max(math.ceil(least_budget * plan.budget), int(plan.low_P.sum()), self.min_group)
-        return best_budget(
-            problem.marginals, min(least, plan.budget), plan.budget, plan.low_P, plan.high_P,
-            step_cost * plan.budget, self.min_group,
-        )  # fmt: skip
+        return self._best_budget(problem, plan.low_P, plan.budget, step_cost, least_budget)
 
-    def _deserved(self, problem: AllocationProblem, low_P: IntArray, budget: int) -> int:
-        """The rollouts that the step deserves, at most the budget."""
-        if self.step_cost is None:
-            return budget
-        least = min(max(math.ceil(self.least_budget * budget), int(low_P.sum()), self.min_group), budget)
-        cost = self.step_cost * budget
+    def _forecast(self, ids: Sequence[str], step: int, features: PromptFeatures | None) -> Forecast:
+        """What the beliefs say, and which prompts have a kept success."""
+        given = () if features is None else (features,)
+        forecast = self.beliefs.forecast(ids, step, *given)
+        return forecast if self.kept is None else replace(forecast, kept_P=self.kept.has(ids, step))
+
+    def _best_budget(
+        self, problem: AllocationProblem, low_P: IntArray, budget: int, step_cost: float, least_budget: float
+    ) -> int:
+        """The rollouts that a step deserves, at most the budget; cost and least are shares of it."""
+        least = min(max(math.ceil(least_budget * budget), int(low_P.sum()), self.min_group), budget)
+        cost = step_cost * budget
         return best_budget(problem.marginals, least, budget, low_P, problem.high_P, cost, self.min_group)
 
     def _tokens(self, tokens_P: FloatArray, low_P: IntArray, budget: int, step: int) -> float:

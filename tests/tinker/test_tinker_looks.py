@@ -65,7 +65,9 @@ def test_every_candidate_is_looked_at_once_and_only_by_the_present_client(
         assert came[0].metrics_G[0]["knapsack/look_seconds"] > 0.0
         left_out += 16 - len(chosen)
     assert left_out > 8
-    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]  # the cookbook would warn of each group that is left out
+    assert not [
+        each for each in caplog.records if each.levelno >= logging.WARNING
+    ]  # the cookbook would warn of each group that is left out
     assert data.tracker.learned == 6
     for step, entry in zip(read_trace(tmp_path / "trace.jsonl").steps, planned(tmp_path), strict=True):
         np.testing.assert_array_equal(step.log_odds_P, log_odds(entry.log_prob_P))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from knapsack_rl.beliefs.looks import Looks, log_odds
@@ -16,12 +19,44 @@ from knapsack_rl.notation import FloatArray, IntArray, PromptFeatures
 AUTO: Final = "auto"
 TEXT: Final = "text"
 
+logger = logging.getLogger(__name__)
+
 
 def resolved(features: str | None) -> str | None:
     """The setting ``features`` without ``auto``, which stands for ``text`` where the library for it is installed."""
     if features != AUTO:
         return features
     return TEXT if importlib.util.find_spec("sklearn") is not None else None
+
+
+def greedy_log_prob(log_probs: Sequence[float] | None) -> float:
+    """The log-probability of the one greedy token that an engine was asked for.
+
+    Raises:
+        ValueError: an engine that gives none, or another number.
+    """
+    if not log_probs or not math.isfinite(log_probs[0]) or log_probs[0] > 1e-3:
+        raise ValueError(f"the engine gave the log-probabilities {log_probs}: one of at most 0 was asked for")
+    return min(float(log_probs[0]), 0.0)
+
+
+class FailedLooks:
+    """A look that fails costs its prompt the confidence and not the step; the first failure is said."""
+
+    def __init__(self, metric: str) -> None:
+        """Nothing has failed; ``metric`` is where failures are counted."""
+        self._metric, self._warned = metric, False
+
+    def as_unknown(self, found: Sequence[float | BaseException]) -> FloatArray:
+        """Answers or errors as log-probabilities, ``[P]``; NaN for errors."""
+        failed = [each for each in found if isinstance(each, BaseException)]
+        if failed and not self._warned:
+            self._warned = True
+            logger.warning(
+                "%d of %d looks failed (%s: %s): these prompts are planned without; later failures count in %s",
+                len(failed), len(found), type(failed[0]).__name__, failed[0], self._metric,
+            )  # fmt: skip
+        return np.array([math.nan if isinstance(each, BaseException) else each for each in found], dtype=np.float64)
 
 
 class PromptLooks:

@@ -15,12 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import numpy as np
 from tinker_cookbook.rl.problem_env import ProblemGroupBuilder
 from tinker_cookbook.rl.types import EnvGroupBuilder
 
 import tinker
-from knapsack_rl.features.prompts import AUTO, PromptLooks, resolved
+from knapsack_rl.features.prompts import AUTO, FailedLooks, PromptLooks, greedy_log_prob, resolved
 from knapsack_rl.notation import FloatArray
 from knapsack_rl.tinker.tasks import question_of
 
@@ -38,7 +37,7 @@ class NextToken:
 
     def __init__(self, prompt_tokens: PromptTokens | None) -> None:
         """Ask about builders of `ProblemEnv`, or about those whose prompt ``prompt_tokens`` returns."""
-        self._prompt_tokens, self._warned = prompt_tokens, False
+        self._prompt_tokens, self._failures = prompt_tokens, FailedLooks("knapsack/look_unknown")
 
     def can_ask(self, builder: EnvGroupBuilder) -> bool:
         """Whether the tokens of a builder's prompt are known before its environments are made."""
@@ -52,15 +51,7 @@ class NextToken:
             builders: of the candidates.
         """
         found = await asyncio.gather(*(self._ask(client, builder) for builder in builders), return_exceptions=True)
-        failed = [each for each in found if isinstance(each, BaseException)]
-        if failed and not self._warned:
-            self._warned = True
-            logger.warning(
-                "%d of %d looks failed (%s: %s): these prompts are planned without; later failures count in "
-                "knapsack/look_unknown",
-                len(failed), len(found), type(failed[0]).__name__, failed[0],
-            )  # fmt: skip
-        return np.array([math.nan if isinstance(each, BaseException) else each for each in found], dtype=np.float64)
+        return self._failures.as_unknown(found)
 
     async def _ask(self, client: Any, builder: EnvGroupBuilder) -> float:
         prompt = await self._prompt(builder)
@@ -71,10 +62,7 @@ class NextToken:
             asked = client.sample(prompt=prompt, num_samples=1, sampling_params=greedy)
             # A future of threads until the SDK's sample_async is deprecated, and awaitable since.
             said = await (asked if inspect.isawaitable(asked) else asyncio.wrap_future(asked))
-        log_probs = said.sequences[0].logprobs
-        if not log_probs or not -math.inf < log_probs[0] < 1e-3:
-            raise ValueError(f"the server gave the log-probabilities {log_probs}: one of at most 0 was asked for")
-        return min(float(log_probs[0]), 0.0)
+        return greedy_log_prob(said.sequences[0].logprobs)
 
     async def _prompt(self, builder: EnvGroupBuilder) -> Any:
         """The tokens of a builder's prompt; None if they are not known, or too many for its environment."""

@@ -85,18 +85,10 @@ def _check_loggers(given: object) -> None:
 
 def _prompts(job: Job) -> Any:
     from knapsack_rl.tasks.models import load_tokenizer, model_path
-    from knapsack_rl.tasks.prompts import load_prompts
+    from knapsack_rl.train.single_run import chat_prompts, job_prompts
 
-    data = load_prompts(
-        job.dataset,
-        split=job.dataset_split,
-        prompt_column=job.prompt_column,
-        answer_column=job.answer_column,
-        seed=job.seed,
-    )
+    data = job_prompts(job)
     if not job.tiny:
-        from knapsack_rl.train.single_run import chat_prompts
-
         chat_prompts(data.train.select([0]), load_tokenizer(model_path(job.model)), job)
     return data
 

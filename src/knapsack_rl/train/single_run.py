@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 
 from knapsack_rl.tasks import TaskError
 from knapsack_rl.tasks.models import load_tokenizer, model_path
-from knapsack_rl.tasks.prompts import as_chat, load_prompts
+from knapsack_rl.tasks.prompts import PromptSet, as_chat, load_prompts
 from knapsack_rl.tasks.rewards import named_reward
 from knapsack_rl.tasks.tiny_model import exact_success_rates
 from knapsack_rl.trace import TRACE_NAME
@@ -64,6 +64,21 @@ def train(job: Job, rule: str, folder: Path, stop: StopRequest, resume: bool) ->
     return FINISHED
 
 
+def job_prompts(job: Job) -> PromptSet:
+    """The prompts that a job names.
+
+    Raises:
+        TaskError: a data set that cannot be used.
+    """
+    return load_prompts(
+        job.dataset,
+        split=job.dataset_split,
+        prompt_column=job.prompt_column,
+        answer_column=job.answer_column,
+        seed=job.seed,
+    )
+
+
 def build_trainer(job: Job, rule: str, folder: Path) -> KnapsackGRPOTrainer:
     """Make the trainer of one run; for embedded tasks, with exact evaluation.
 
@@ -74,13 +89,7 @@ def build_trainer(job: Job, rule: str, folder: Path) -> KnapsackGRPOTrainer:
 
     path = model_path(job.model)
     tokenizer = load_tokenizer(path)
-    prompts = load_prompts(
-        job.dataset,
-        split=job.dataset_split,
-        prompt_column=job.prompt_column,
-        answer_column=job.answer_column,
-        seed=job.seed,
-    )
+    prompts = job_prompts(job)
     reward = named_reward(job.reward) if job.reward else prompts.reward
     if reward is None:
         raise TaskError(f"{job.dataset} has no reward of its own: set --reward exact, math, or FILE.py:FUNCTION")

@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.ray_utils import auto_await
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
+from knapsack_rl.features.prompts import FailedLooks, greedy_log_prob
 from knapsack_rl.notation import FloatArray
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class NextToken:
             mm_processor_kwargs=config.data.get("mm_processor_kwargs", {}),
             processor=model.processor,
         )
-        self._warned = False
+        self._failures = FailedLooks("knapsack/looks_unknown")
 
     def log_probs(self, prompts: Sequence[Any]) -> FloatArray:
         """Ask for each prompt once, ``[P]``; NaN where the call failed or the prompt is not of text alone.
@@ -70,15 +70,7 @@ class NextToken:
             prompts: chat messages, as verl's data set gives them.
         """
         found: list[float | BaseException] = auto_await(self._ask_all)(prompts)
-        failed = [each for each in found if isinstance(each, BaseException)]
-        if failed and not self._warned:
-            self._warned = True
-            logger.warning(
-                "%d of %d looks failed (%s: %s): these prompts are planned without; later failures count in "
-                "knapsack/looks_unknown",
-                len(failed), len(found), type(failed[0]).__name__, failed[0],
-            )  # fmt: skip
-        return np.array([math.nan if isinstance(each, BaseException) else each for each in found], dtype=np.float64)
+        return self._failures.as_unknown(found)
 
     async def _ask_all(self, prompts: Sequence[Any]) -> list[float | BaseException]:
         gate = asyncio.Semaphore(MOST_AT_ONCE)
@@ -89,7 +81,7 @@ class NextToken:
             async with gate:
                 tokens = self._builder.build_initial_tokens(list(messages))[-self.longest :]
                 said = await self.client.generate(uuid4().hex, prompt_ids=tokens, sampling_params=dict(GREEDY))
-            return _checked(said.log_probs)
+            return greedy_log_prob(said.log_probs)
 
         tasks = [asyncio.ensure_future(ask(messages)) for messages in prompts]
         late = (await asyncio.wait(tasks, timeout=PATIENCE))[1] if tasks else set()
@@ -101,14 +93,3 @@ class NextToken:
 def _is_text(messages: Any) -> bool:
     """Whether all contents are text: the look of a prompt with images would need their processor."""
     return all(isinstance(message.get("content"), str) for message in messages)
-
-
-def _checked(log_probs: Sequence[float] | None) -> float:
-    """The log-probability of the one token.
-
-    Raises:
-        ValueError: an engine that gives none, or another number.
-    """
-    if not log_probs or not math.isfinite(log_probs[0]) or log_probs[0] > 1e-3:
-        raise ValueError(f"the engine gave the log-probabilities {log_probs}: one of at most 0 was asked for")
-    return min(float(log_probs[0]), 0.0)
