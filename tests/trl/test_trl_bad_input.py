@@ -12,7 +12,7 @@ from datasets import Dataset, IterableDataset
 from allocators import allocator_of
 from knapsack_rl.beliefs.ids import row_id
 from knapsack_rl.trl import KnapsackGRPOConfig, KnapsackGRPOTrainer
-from knapsack_rl.trl.rows import ROW_NUMBER, Candidate, candidates
+from knapsack_rl.trl.rows import Candidate, NumberedRow, candidates
 from trl import GRPOConfig
 
 
@@ -96,7 +96,7 @@ def named(*ids: str) -> list[dict[str, Any]]:
 
 def numbered(*numbers: int) -> list[dict[str, Any]]:
     """Rows of a data set that can be indexed; all are equal."""
-    return [{"prompt": "x", ROW_NUMBER: number} for number in numbers]
+    return [NumberedRow({"prompt": "x"}, number) for number in numbers]
 
 
 def found(rows: list[dict[str, Any]], first_row: int, group_size: int, pool: int = 1) -> list[Candidate]:

@@ -18,7 +18,7 @@ from datasets import Dataset, Features, Image, IterableDataset, List, Value, con
 from knapsack_rl import content_id
 from knapsack_rl.session import STATE_FILE
 from knapsack_rl.trace import read_trace
-from knapsack_rl.trl.rows import ROW_NUMBER, NumberedRows, RowIds, fresh
+from knapsack_rl.trl.rows import ROW_NUMBER, NumberedRows, RowIds, fresh, numbered
 
 # What KnapsackGRPOConfig says without a word.
 DEFAULTS: dict[str, Any] = {"rule": "calibrated", "pool": None, "group_weighting": None}
@@ -110,6 +110,26 @@ def test_uniform_trains_what_stock_trains(tmp_path: Path, kind: str) -> None:
     assert small.weights(ours) == small.weights(stock)
 
 
+@pytest.mark.parametrize("kind", ["one prompt", "one row", "numpy"])
+def test_a_training_step_sees_the_rows_that_stock_shows_it(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trainers built on TRL override `training_step`: its rows have no key of ours."""
+    seen: list[Any] = []
+    step = small.GRPOTrainer.training_step
+    monkeypatch.setattr(
+        small.GRPOTrainer,
+        "training_step",
+        lambda self, model, rows, *more: seen.append(rows) or step(self, model, rows, *more),
+    )
+    run(tmp_path / "stock", KINDS[kind](), small.stock, max_steps=3)
+    expected, seen[:] = [[str(row) for row in rows] for rows in seen], []
+    run(tmp_path / "ours", KINDS[kind](), small.knapsack, rule="uniform", max_steps=3)
+    assert [[str(row) for row in rows] for rows in seen] == expected
+    assert len(expected) == 3
+    assert all(row.number is not None for rows in seen for row in rows)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_rows_may_be_read_by_other_processes(tmp_path: Path, workers: int) -> None:
     changes = {"max_steps": 2, "dataloader_num_workers": workers}
@@ -185,8 +205,8 @@ def test_ids_do_not_depend_on_the_type_of_a_column() -> None:
         data = Dataset.from_dict(made, features=features)
         for rows in (data, data.with_format("numpy"), data.with_format("torch"), data.to_iterable_dataset()):
             ids = RowIds(rows)
-            numbered = NumberedRows(rows) if hasattr(rows, "__len__") else rows
-            found.append([ids(row, 2) for row in itertools.islice(numbered, 2)])
+            loaded = NumberedRows(rows) if hasattr(rows, "__len__") else rows
+            found.append([ids(numbered(row), 2) for row in itertools.islice(loaded, 2)])
     assert len(set(map(tuple, found))) == 1
     assert len(set(found[0])) == 2
 
@@ -217,7 +237,7 @@ def test_images_are_part_of_the_task() -> None:
     image = pytest.importorskip("PIL.Image")
     rows = {"prompt": ["x"] * 3, "image": [image.new("RGB", (2, 2), colour) for colour in ("red", "blue", "red")]}
     data = Dataset.from_dict(rows, features=Features({"prompt": Value("string"), "image": Image()}))
-    ids = [RowIds(data)(row, 2) for row in NumberedRows(data)]
+    ids = [RowIds(data)(numbered(row), 2) for row in NumberedRows(data)]
     assert ids[0] == ids[2] != ids[1]
 
 

@@ -24,7 +24,7 @@ from knapsack_rl.swift.settings import check_options, read_settings, settings_of
 from knapsack_rl.trl.callback import KnapsackCallback, block_steps
 from knapsack_rl.trl.checks import check_size
 from knapsack_rl.trl.planning import PlansBatches
-from knapsack_rl.trl.rows import ROW_NUMBER, NumberedRows, Row, RowIds
+from knapsack_rl.trl.rows import NumberedRow, NumberedRows, Row, RowIds, number_of, numbered
 
 # Settings of ms-swift that are recorded in the trace.
 _TRACED = ("num_generations", "learning_rate", "loss_type", "scale_rewards", "advantage_estimator", "beta", "seed")
@@ -61,7 +61,7 @@ class KnapsackGRPOTrainer(PlansBatches, GRPOTrainer):  # type: ignore[misc]  # m
         self._plan = None
         if self.model.training:  # evaluation stays uniform
             with self.session.working():
-                rows, self._plan = self._expand([_offered(row) for row in inputs])
+                rows, self._plan = self._expand([_offered(numbered(row)) for row in inputs])
             inputs = [row["row"] for row in rows]
         samples: list[Any] = super()._rollout_samples(inputs)
         return samples
@@ -134,7 +134,7 @@ class KnapsackGRPOTrainer(PlansBatches, GRPOTrainer):  # type: ignore[misc]  # m
         # The column `dataset` is ms-swift's own, and names the file.
         columns = {name: value for name, value in row["row"].items() if name != "dataset"}
         columns["prompt"] = columns.pop("messages")
-        return self._content_ids(columns | {ROW_NUMBER: row.get(ROW_NUMBER)}, version)
+        return self._content_ids(NumberedRow(columns, number_of(row)), version)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]]]:
         """Tokens of prompts as ms-swift generates from them, in a tuple as TRL returns them."""
@@ -154,7 +154,6 @@ class KnapsackGRPOTrainer(PlansBatches, GRPOTrainer):  # type: ignore[misc]  # m
 
 def _offered(row: Row) -> Row:
     """A row as `PlansBatches` takes it: its number, its prompt without an answer of the data, and the row itself."""
-    prompt, inside = copy.deepcopy(row["messages"]), {name: value for name, value in row.items() if name != ROW_NUMBER}
+    prompt = copy.deepcopy(row["messages"])
     remove_response(prompt)
-    number = {ROW_NUMBER: row[ROW_NUMBER]} if ROW_NUMBER in row else {}
-    return {"prompt": prompt, "row": inside, **number}
+    return NumberedRow({"prompt": prompt, "row": dict(row)}, number_of(row))

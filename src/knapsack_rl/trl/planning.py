@@ -29,7 +29,7 @@ from knapsack_rl.session import Session
 from knapsack_rl.trace import TraceWriter
 from knapsack_rl.trl.callback import block_steps
 from knapsack_rl.trl.checks import check_prompt, warn_of_large_step
-from knapsack_rl.trl.rows import Candidate, Row, candidates, distinct, fresh, texts_of, without_number
+from knapsack_rl.trl.rows import Candidate, Row, candidates, distinct, fresh, texts_of
 from knapsack_rl.trl.sampler import EpochRepeatSampler
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class PlansBatches(_Base):  # type: ignore[misc]
     def _expand(self, inputs: list[Row]) -> tuple[list[Row], Plan]:
         """Plan the batch, and return this process's rows of it and the plan."""
         accelerator, pool = self.accelerator, self._pool
-        check_prompt(without_number(inputs[0]), prompt_needed=self.environment_factories is None)
+        check_prompt(inputs[0], prompt_needed=self.environment_factories is None)
         first_row = accelerator.process_index * len(inputs)
         version = self.session.id_version
         own = candidates(inputs, first_row, self.num_generations, pool, lambda row: self._row_ids(row, version))
@@ -77,7 +77,7 @@ class PlansBatches(_Base):  # type: ignore[misc]
         ids = [each.prompt_id for each in offered]
         plan = self._decide(ids, len(inputs) * accelerator.num_processes, features, texts_of(offered))
         if pool == 1 and (plan.counts_P == self.num_generations).all():
-            return [without_number(row) for row in inputs], plan  # what stock TRL trains on, whatever the rows hold
+            return [dict(row) for row in inputs], plan  # what stock TRL trains on, whatever the rows hold
         heads = [row for _, row in own]
         if accelerator.num_processes > 1:
             heads = gather_object(heads)

@@ -21,9 +21,30 @@ logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
-# The key under which a row carries its number from the data loader to the plan. A key of the row, and no attribute,
-# because accelerate builds rows anew when it moves them to a device.
+# The key under which a row carries its number through the data loader: a key, and no attribute, because accelerate
+# builds rows anew when it moves them to a device. After that it is the number of a `NumberedRow`.
 ROW_NUMBER = "knapsack_row_number"
+
+
+class NumberedRow(dict[str, Any]):
+    """A row as the data set has it, and its number in it."""
+
+    def __init__(self, row: Mapping[str, Any], number: int | None) -> None:
+        """Make it of a row and its number, None in a stream."""
+        super().__init__(row)
+        self.number = number
+
+
+def numbered(row: Any) -> Any:
+    """The row of a data loader without the key of its number, which becomes an attribute; others as they are."""
+    if not isinstance(row, Mapping) or ROW_NUMBER not in row:
+        return row
+    return NumberedRow({name: value for name, value in row.items() if name != ROW_NUMBER}, row[ROW_NUMBER])
+
+
+def number_of(row: Mapping[str, Any]) -> int | None:
+    """The number of a row in its data set; None in a stream."""
+    return row.number if isinstance(row, NumberedRow) else None
 
 
 class Candidate(NamedTuple):
@@ -76,11 +97,11 @@ class RowIds:
         Raises:
             ValueError: an empty ``prompt_id``.
         """
-        number = row.get(ROW_NUMBER)
+        number = number_of(row)
         if self._stored is not None and number is not None and ID_COLUMN not in row and version > 1:
             row = self._stored[number]
         known = len(self._left_out)
-        found = row_id(without_number(row), version=version, left_out=self._left_out)
+        found = row_id(row, version=version, left_out=self._left_out)
         if len(self._left_out) > known:
             logger.warning(
                 "no id can be made of the values in %s: rows that differ only there share a belief; give every row a "
@@ -89,11 +110,6 @@ class RowIds:
                 ID_COLUMN,
             )
         return found
-
-
-def without_number(row: Mapping[str, Any]) -> Row:
-    """The row as the data set has it."""
-    return {name: value for name, value in row.items() if name != ROW_NUMBER}
 
 
 def candidates(
@@ -115,8 +131,9 @@ def candidates(
     number = candidate_rows(np.arange(first_row - 1, first_row + len(rows)), group_size, pool)
     begins = number[1:] != number[:-1]
     # A row in a stream has no number, and is told from others by its id.
-    ids = {i: id_of(row) for i, row in enumerate(rows) if begins[i] or ROW_NUMBER not in row}
-    same = [row.get(ROW_NUMBER, ids.get(i)) for i, row in enumerate(rows)]
+    numbers = [number_of(row) for row in rows]
+    ids = {i: id_of(row) for i, row in enumerate(rows) if begins[i] or numbers[i] is None}
+    same = [ids[i] if number is None else number for i, number in enumerate(numbers)]
     for i in range(1, len(rows)):
         if not begins[i] and same[i] != same[i - 1]:
             shared = f"group of {group_size}" if pool == 1 else f"of the {pool} candidates in a group of {group_size}"
@@ -125,7 +142,7 @@ def candidates(
                 f"{same[i - 1]!r} and {same[i]!r} of the data set: leave the train sampler to TRL"
             )
     return [
-        (Candidate(rows[i].get(ROW_NUMBER), ids[i], rows[i].get("prompt")), without_number(rows[i]))
+        (Candidate(numbers[i], ids[i], rows[i].get("prompt")), dict(rows[i]))
         for i in np.flatnonzero(begins).tolist()
     ]
 

@@ -40,7 +40,7 @@ from knapsack_rl.trl.config import KnapsackGRPOConfig
 from knapsack_rl.trl.kept import check_keep_successes, successes, use_kept
 from knapsack_rl.trl.planning import PlansBatches
 from knapsack_rl.trl.rewards import captured_rewards, checked_rewards
-from knapsack_rl.trl.rows import ROW_NUMBER, NumberedRows, Row, RowIds
+from knapsack_rl.trl.rows import ROW_NUMBER, NumberedRows, Row, RowIds, numbered
 from knapsack_rl.trl.unsloth import check_unsloth
 from trl import GRPOTrainer
 
@@ -161,6 +161,12 @@ class KnapsackMixin(PlansBatches, _Base):  # type: ignore[misc]  # TRL ships no 
         if description == "Training" and hasattr(dataset, "__len__"):
             dataset = NumberedRows(dataset)
         return super()._get_dataloader(dataset, description, *args, **kwargs)
+
+    # From here on the rows are those of the data set to everything that sees them, the number an attribute.
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
+        batches, items = super().get_batch_samples(*args, **kwargs)
+        rows = [[numbered(row) for row in batch] if isinstance(batch, list) else batch for batch in batches]
+        return rows, items
 
     # With remove_unused_columns, only these columns of a row are left.
     def _set_signature_columns_if_needed(self) -> None:
