@@ -16,12 +16,14 @@ from knapsack_arena.published.gdro import gdro_rule
 from knapsack_arena.published.greso import Greso
 from knapsack_arena.published.gvm import cures_rule, gvm_rule
 from knapsack_arena.published.hora import Hora
+from knapsack_arena.published.maxrl import maxrl_rule
 from knapsack_arena.published.mopps import Mopps
 from knapsack_arena.published.pilot_commit import PilotCommit
 from knapsack_arena.published.reinforce_ada import ReinforceAda
 from knapsack_arena.published.released import released_rule
 from knapsack_arena.published.sgpo import sgpo_rule
 from knapsack_arena.published.speed import Speed
+from knapsack_arena.published.spo import Spo
 from knapsack_arena.published.vip import vip_dr_grpo_rule, vip_rloo_rule
 from knapsack_arena.strategies import OneRound, PilotThenRest, Strategy
 from knapsack_arena.strategies.protocol import FeatureSource
@@ -121,6 +123,13 @@ def _calibrated_pilot(context: RuleContext) -> Strategy:
     return PilotThenRest(beliefs, context.pool(), max_count=context.max_count, features=context.features)
 
 
+def _maxrl(context: RuleContext) -> Strategy:
+    """Our beliefs and pool with the value of MaxRL's loss."""
+    beliefs, most = CalibratedBeliefs(context.half_life), context.max_count
+    allocator = KnapsackAllocator(beliefs, maxrl_rule, 0, most, min_group=context.min_group)
+    return OneRound(allocator, context.pool(), context.features)
+
+
 def _by_counts(rule: AllocationRule) -> Builder:
     """A rule over Beta beliefs."""
     return lambda context: OneRound(
@@ -159,8 +168,10 @@ REGISTRY: Mapping[str, Builder] = {
     "sgpo": _by_latest(sgpo_rule),
     "dapo": lambda context: DynamicSampling(),
     "greso": lambda context: Greso(context.seed),
+    "maxrl-pool": _maxrl,
     "mopps": lambda context: Mopps(context.seed, pool=context.pool(Mopps.pool)),
     "dps": lambda context: Dps(pool=context.pool(Dps.pool)),
+    "spo": lambda context: Spo(context.seed),
     "speed-rl": lambda context: Speed(),
     "pilot-commit": lambda context: PilotCommit(context.seed),
     "reinforce-ada-balanced": lambda context: ReinforceAda("balanced"),
@@ -171,7 +182,7 @@ REGISTRY: Mapping[str, Builder] = {
 
 # Not ranked in the arena: variants of our own rules, of which it has one of each kind, and rules newer than its
 # last run.
-VARIANTS = ("beta-pool", "calibrated-pool-2", "dps")
+VARIANTS = ("beta-pool", "calibrated-pool-2", "dps", "maxrl-pool", "spo")
 
 
 def make_strategy(name: str, context: RuleContext) -> Strategy:

@@ -71,7 +71,7 @@ def trl_run(regime: Regime, folder: Path, weighting: str, scale: str) -> tuple[l
 @pytest.mark.parametrize(("weighting", "scale"), [("rollout", "group"), ("prompt", "group"), ("rollout", "none")])
 def test_three_updates_are_those_of_the_trl_trainer(regime: Regime, tmp_path: Path, weighting: Any, scale: str) -> None:
     seen, trained = trl_run(regime, tmp_path, weighting, scale)
-    environment = LanguageModelEnvironment(regime, 0, Loss(weighting, scaled=scale == "group"))
+    environment = LanguageModelEnvironment(regime, 0, Loss(weighting, scale="deviation" if scale == "group" else None))
     for group in environment.policy.optimizer.param_groups:
         group["lr"] = 1e-2
     before = [weight.detach().clone() for weight in environment.policy.model.parameters()]

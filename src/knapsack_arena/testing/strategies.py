@@ -50,7 +50,7 @@ class CheckedRun:
         taken: prompts that the sampler has returned.
         generated: rollouts generated and not yet trained on, by prompt and reward.
         steps: steps run.
-        strict: refuse to train on groups of one; False where rollouts are lost.
+        strict: refuse to train on groups of one, unless the batch has a baseline; False where rollouts are lost.
     """
 
     groups: int
@@ -106,7 +106,7 @@ class CheckedRun:
         demand(
             len(set(outcomes.prompt_ids)) == len(outcomes.prompt_ids), f"{where}: it trains on a prompt in two groups"
         )
-        if self.strict:
+        if self.strict and batch.baseline_P is None:
             small = [p for p, n in zip(outcomes.prompt_ids, outcomes.counts_P.tolist(), strict=True) if n < 2]
             demand(not small, f"{where}: it trains on groups of one or none, which have no gradient: {small[:3]}")
         for name in ("baseline_P", "scale_P"):
@@ -167,7 +167,7 @@ def accepts_lost_rollouts(make: Make, run: CheckedRun) -> None:
 def refuses_groups_of_one(make: Make, run: CheckedRun) -> None:
     """A budget of one rollout a prompt is refused with a `ValueError`, or spent on groups of at least two.
 
-    A step that was refused changes no later step.
+    A batch that brings a baseline has a gradient from a single rollout. A refused step changes no later step.
     """
     poor, strategy = CheckedRun(run.groups, run.groups), make()
     spec = StepSpec(0, poor.groups, poor.budget, poor.world.take)
@@ -183,7 +183,7 @@ def refuses_groups_of_one(make: Make, run: CheckedRun) -> None:
     except Exception as error:
         raise AssertionError(f"a budget of one rollout a prompt ends in {error!r}: raise a ValueError") from error
     else:
-        small = step.batch.outcomes.counts_P < 2
+        small = (step.batch.outcomes.counts_P < 2) & (step.batch.baseline_P is None)
         demand(not bool(small.any()), "of a budget of one rollout a prompt it trains on groups of one")
 
 

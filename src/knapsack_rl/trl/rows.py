@@ -142,8 +142,7 @@ def candidates(
                 f"{same[i - 1]!r} and {same[i]!r} of the data set: leave the train sampler to TRL"
             )
     return [
-        (Candidate(numbers[i], ids[i], rows[i].get("prompt")), dict(rows[i]))
-        for i in np.flatnonzero(begins).tolist()
+        (Candidate(numbers[i], ids[i], rows[i].get("prompt")), dict(rows[i])) for i in np.flatnonzero(begins).tolist()
     ]
 
 
