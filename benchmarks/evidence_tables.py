@@ -21,6 +21,11 @@ PRICED: Final = f"{DEFAULT}@priced"
 # As registered in docs/log.md: the rule on the left is ahead of the one on the right.
 CLAIMS: Final = ((DEFAULT, "uniform"), (PRICED, "uniform"), (PRICED, DEFAULT), (PRICED, "ar3po@kept"))
 
+# Knows the true success rates of its pool of four: the ceiling of one round without memory.
+ORACLE: Final = "oracle-pool@prompt"
+# Runs up to which all patterns of signs are counted.
+MOST: Final = 16
+
 # A run: its base model and seed.
 Run = tuple[str, int]
 
@@ -83,6 +88,20 @@ def bootstrap(difference_by_run: Mapping[Run, float], seed: int = 0) -> FloatArr
     return sums / len(difference_by_run)
 
 
+def sign_test(difference_by_run: Mapping[Run, float]) -> float:
+    """Two-sided p-value of a mean of 0, over all patterns of signs of the differences; exact for few runs.
+
+    Raises:
+        ValueError: more than `MOST` runs.
+    """
+    values = np.array(list(difference_by_run.values()))
+    if values.size > MOST:
+        raise ValueError(f"{values.size} runs have too many patterns of signs: at most {MOST} are counted")
+    patterns = 1 - 2 * ((np.arange(2**values.size)[:, None] >> np.arange(values.size)) & 1)
+    means = np.abs(patterns @ values)
+    return float((means >= np.abs(values.sum()) - 1e-9).mean())
+
+
 def evidence_tables(lines: Sequence[Line], tuned: Mapping[tuple[str, str], str]) -> str:
     """One Markdown table for each regime, and one of the claims.
 
@@ -98,16 +117,25 @@ def evidence_tables(lines: Sequence[Line], tuned: Mapping[tuple[str, str], str])
             if family == regime:
                 by_name.setdefault(line["rule"], {})[instance, line["seed"]] = line
         names = {rule: tuned[regime, rule] for rule in (DEFAULT, PRICED, "ar3po@kept", "uniform")}
+        known = {name for rule, best in names.items() for name in (rule, best)}
+        others = {name: name for name in sorted(by_name) if name not in known}
         reference = by_name.get(names["uniform"], {})
         if not reference:
             continue
-        parts += [f"*{regime}*\n", _HEADER, *_rows(by_name, names, reference), "", *_claims(by_name, names), ""]
+        parts += [
+            f"*{regime}*\n",
+            _HEADER,
+            *_rows(by_name, names | others, reference),
+            "",
+            *_claims(by_name, names),
+            "",
+        ]
     return "\n".join(parts)
 
 
 _HEADER: Final = (
-    "| rule | setting | runs | area, ahead of tuned uniform | budget to its end | end | harder half | ever solved |\n"
-    "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    "| rule | setting | runs | area, ahead of tuned uniform | of the oracle's lead | budget to its end |"
+    " end | harder half | ever solved |\n| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
 )
 
 
@@ -115,13 +143,18 @@ def _rows(
     by_name: Mapping[str, Mapping[Run, Line]], names: Mapping[str, str], reference: Mapping[Run, Line]
 ) -> Iterator[str]:
     zero = {run: measure(line) for run, line in reference.items()}
+    oracles = [lines for name, lines in by_name.items() if name.startswith(f"{ORACLE}@") or name == ORACLE]
+    oracle = {
+        run: measure(line).area - zero[run].area for lines in oracles for run, line in lines.items() if run in zero
+    }
     for rule, best in names.items():
         for name in dict.fromkeys((best, rule)):
             found = {run: line for run, line in by_name.get(name, {}).items() if run in reference}
             if not found:
                 continue
             measured = {run: measure(line) for run, line in found.items()}
-            area = _interval({run: each.area - zero[run].area for run, each in measured.items()})
+            ahead = {run: each.area - zero[run].area for run, each in measured.items()}
+            share = _share(ahead, oracle)
             needed = [budget_to(line, zero[run].end / 100) for run, line in found.items()]
             least = float(np.median([2.0 if each is None else each for each in needed]))
             never = sum(each is None for each in needed)
@@ -129,9 +162,26 @@ def _rows(
                 f"{np.mean([getattr(each, what) - getattr(zero[run], what) for run, each in measured.items()]):+.1f}"
                 for what in ("end", "hard", "solved")
             ]
-            setting = name.removeprefix(rule).replace("@", " ").strip() or "common"
+            base, options = _split(name)
+            setting = options.replace("@", " ").strip() or "common"
             budget = f"{least:.2f}" + (f" ({never} never)" if never else "") if least < 2 else "never"
-            yield f"| `{rule}` | {setting} | {len(found)} | {area} | {budget} | {' | '.join(ends)} |"
+            cells = (f"`{base}`", setting, str(len(found)), _interval(ahead), share, budget, *ends)
+            yield f"| {' | '.join(cells)} |"
+
+
+def _split(name: str) -> tuple[str, str]:
+    """The rule with what belongs to it, and the setting of its learning rate and steps."""
+    rule, *options = name.split("@")
+    settings = [each for each in options if each.startswith(("lr=", "step="))]
+    return "@".join([rule, *(each for each in options if each not in settings)]), "@".join(settings)
+
+
+def _share(ahead: Mapping[Run, float], oracle: Mapping[Run, float]) -> str:
+    """The mean lead as a share of the oracle's, over the runs of both."""
+    both = [run for run in ahead if run in oracle]
+    if not both:
+        return ""
+    return f"{sum(ahead[run] for run in both) / sum(oracle[run] for run in both):.2f}"
 
 
 def _claims(by_name: Mapping[str, Mapping[Run, Line]], names: Mapping[str, str]) -> Iterator[str]:
@@ -142,10 +192,8 @@ def _claims(by_name: Mapping[str, Mapping[Run, Line]], names: Mapping[str, str])
         both = {run: measure(first[run]).area - measure(second[run]).area for run in first if run in second}
         if len(both) < FEWEST:
             continue
-        means = bootstrap(both)
         claim = f"`{ahead}` ahead of `{behind}`"
-        tail = min((means <= 0).mean(), (means >= 0).mean())
-        p_values[claim] = min(2 * float(tail) + 1 / REPLICATIONS, 1.0)
+        p_values[claim] = sign_test(both)
         texts[claim] = f"{_interval(both)} | {sum(value > 0 for value in both.values())} of {len(both)}"
     adjusted = holm(p_values)
     if adjusted:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from benchmarks import evidence_tables
 from benchmarks.campaign import RESULTS, Line, read, tuned_settings
-from benchmarks.evidence_tables import bootstrap, budget_to, measure
+from benchmarks.evidence_tables import bootstrap, budget_to, measure, sign_test
 from benchmarks.evidence_tables import evidence_tables as tables
+from scipy import stats
 
 
 def _line(rule: str, level: float, regime: str = "keys/1", seed: int = 10) -> Line:
@@ -48,8 +49,8 @@ def test_the_table_compares_runs_of_one_base_model_and_seed() -> None:
     ]
     text = tables(lines, tuned_settings(lines, []))
     row = next(line for line in text.splitlines() if line.startswith(f"| `{evidence_tables.DEFAULT}` |"))
-    assert "| 4 | +20.0 (+20.0 to +20.0) | 0.35 | +40.0" in row
-    assert "4 of 4 | 0.000 |" in text
+    assert "| 4 | +20.0 (+20.0 to +20.0) |  | 0.35 | +40.0" in row
+    assert "4 of 4 | 0.125 |" in text
 
 
 def test_the_table_in_the_docs_is_that_of_the_file() -> None:
@@ -58,3 +59,23 @@ def test_the_table_in_the_docs_is_that_of_the_file() -> None:
     begin, end = (text.index(mark) for mark in evidence_tables.MARKS)
     written = text[begin + len(evidence_tables.MARKS[0]) : end].strip()
     assert written == tables(lines, tuned_settings(lines, read(RESULTS / "tuning.jsonl"))).strip()
+
+
+def test_a_sign_test_counts_patterns_of_signs() -> None:
+    """All of one sign is one pattern of 2^n, and its mirror image; scipy's permutation test agrees on others."""
+    assert sign_test({("1", seed): 2.0 + seed for seed in range(6)}) == 2 / 64
+    values = np.random.default_rng(0).normal(0.6, 1, 10)
+    expected = stats.permutation_test((values,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue
+    assert sign_test({("1", seed): value for seed, value in enumerate(values.tolist())}) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="17 runs"):
+        sign_test({("1", seed): 1.0 for seed in range(17)})
+
+
+def test_the_oracles_lead_is_the_unit() -> None:
+    """Halfway between uniform and the oracle is 0.50, over the runs that both have."""
+    rules = {"uniform": 0.4, evidence_tables.DEFAULT: 0.6, "oracle-pool@prompt@step=1/4": 0.8}
+    lines = [_line(rule, level, seed=seed) for rule, level in rules.items() for seed in (0, 1)]
+    names = ("uniform", evidence_tables.DEFAULT, evidence_tables.PRICED, "ar3po@kept")
+    text = tables(lines, {("keys", name): name for name in names})
+    assert f"| `{evidence_tables.DEFAULT}` | common | 2 | +10.0 (+10.0 to +10.0) | 0.50 |" in text
+    assert "| `oracle-pool@prompt` | step=1/4 | 2 | +20.0 (+20.0 to +20.0) | 1.00 |" in text
