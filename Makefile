@@ -90,8 +90,8 @@ test-axolotl: .venv-axolotl/installed ## the command `axolotl train` on the CPU,
 test-swift: .venv-swift/installed ## the command `swift rlhf` on the CPU: trained, killed, resumed, equal to ms-swift (an environment of 2 GB)
 	$(TEST_ENV) $(SWIFT)/python -m pytest -m "" -n 0 --durations=5 tests/swift $(ARGS)
 
-test-slime: .venv-dev/installed ## the slime adapter against slime's own classes, without GPUs (SLIME=FOLDER, a checkout of slime)
-	$(TEST_ENV) KNAPSACK_RL_SLIME=$(abspath $(SLIME)) $(DEV)/python -m pytest -n 0 tests/slime $(ARGS)
+test-slime: .venv-dev/installed ## the slime adapter against slime's own classes, without GPUs (SLIME=FOLDER MILES=FOLDER, checkouts of them)
+	$(TEST_ENV) KNAPSACK_RL_SLIME=$(abspath $(SLIME)) KNAPSACK_RL_MILES=$(abspath $(MILES)) $(DEV)/python -m pytest -n 0 tests/slime $(ARGS)
 
 bench-scale: .venv-dev/installed ## what large runs cost: the tables of docs/scale.md (ARGS=--quick for a glance)
 	OMP_NUM_THREADS=1 $(DEV)/python -m benchmarks.scale $(ARGS)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from knapsack_rl import AllocationConfig, BetaBeliefs, CalibratedBeliefs, WindowBeliefs
-from knapsack_rl.config import FIELDS, from_dialect
+from knapsack_rl.config import FIELDS, from_dialect, own_settings
 
 CONSTANT_SHAPES = ("budget", "step_cost", "least_budget", "token_decay", "token_every")
 
@@ -95,3 +95,21 @@ def test_every_adapters_dialect_names_core_fields() -> None:
         ours = KnapsackGRPOConfig.__dataclass_fields__[name].default
         if core not in ("average", "pool", "min_count", "max_count", "weighting"):
             assert ours == getattr(defaults, core), name
+
+
+@pytest.mark.parametrize(
+    ("given", "most", "pool", "least"),
+    [({}, 9, 4, 0), ({}, 3, 3, 0), ({}, 1, 1, 2), ({}, 0, 1, 2), ({"least": 0}, 1, 1, 0), ({"offered": 3}, 2, 3, 0)],
+)
+def test_a_pool_that_is_not_given_is_what_the_data_fill(
+    given: dict[str, int], most: int, pool: int, least: int
+) -> None:
+    found = from_dialect({"pool": "offered", "min_count": "least"}, given, most_pool=most)
+    assert (found.pool, found.min_count) == (pool, least)
+
+
+def test_an_adapters_own_settings_have_defaults_and_known_names() -> None:
+    own = {"features": "text", "trace_file": "trace.jsonl"}
+    assert own_settings({"rule": "beta", "features": "none"}, FIELDS, own) == own | {"features": None}
+    with pytest.raises(ValueError, match=r"knapsack\.ruel is not a setting: there are rule, features, trace_file"):
+        own_settings({"ruel": "beta"}, ["rule"], own, "knapsack.")

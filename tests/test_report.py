@@ -212,6 +212,16 @@ def test_a_run_that_did_not_finish_says_so(tmp_path: Path, ended: str | None, wo
     assert words in text_of(report(tmp_path, tmp_path / "t.jsonl"))
 
 
+def test_groups_given_a_kept_success_are_counted(tmp_path: Path, folder: Path) -> None:
+    record_run(tmp_path / "a" / "t.jsonl", "beta", steps=3, ended=None)
+    with TraceWriter(tmp_path / "a" / "t.jsonl", {}, resume_step=3) as writer:
+        for step, used in ((3, 2.0), (4, 5.0)):
+            writer.kept(step, {"kept": 9.0, "kept_used": used})
+    other = folder / "uniform" / "trace.jsonl"
+    assert "groups given a kept success - 7" in text_of(report(tmp_path, other, tmp_path / "a" / "t.jsonl"))
+    assert "kept success" not in text_of(report(tmp_path, other))
+
+
 @pytest.mark.filterwarnings("error:Mean of empty slice", "error:invalid value")
 def test_a_step_that_brought_nothing(tmp_path: Path) -> None:
     with TraceWriter(tmp_path / "t.jsonl", {"rule": "mine"}) as writer:

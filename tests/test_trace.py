@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from knapsack_rl.notation import PromptFeatures
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
-from knapsack_rl.trace import End, Evaluation, Resume, RunStart, Step, Trace, TraceReader, TraceWriter, read_trace
+from knapsack_rl.trace import End, Evaluation, Kept, Resume, RunStart, Step, Trace, TraceReader, TraceWriter, read_trace
 from knapsack_rl.trace.records import decode
 
 RUN = {"engine": "test", "rule": "beta", "seed": 0, "settings": {"lr": 1e-3, "bad": math.nan, "path": Path("x")}}
@@ -136,6 +136,21 @@ def test_resume_supersedes_steps_from_there_on_and_evals_beyond(tmp_path: Path) 
     assert trace.ended == "finished"
     TraceWriter(path, RUN, resume_step=4).close()
     assert read_trace(path).ended is None  # it runs again
+
+
+def test_kept_successes_are_read_by_step_and_superseded(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    with TraceWriter(path, RUN) as writer:
+        for step in range(4):
+            add_step(writer, step)
+            writer.kept(step, {"kept": 3.0, "kept_used": float(step)})
+    with TraceWriter(path, RUN, resume_step=2) as writer:
+        writer.kept(2, {"kept": 4.0, "kept_used": 7.0, "kept_age": 1.5})
+    assert read_trace(path).kept == [
+        Kept(0, {"kept": 3.0, "kept_used": 0.0}),
+        Kept(1, {"kept": 3.0, "kept_used": 1.0}),
+        Kept(2, {"kept": 4.0, "kept_used": 7.0, "kept_age": 1.5}),
+    ]
 
 
 @settings(max_examples=60, deadline=None)

@@ -18,6 +18,7 @@ def test_only_what_was_given_counts() -> None:
     given = trainer_fields(["--learning_rate", "1e-3", "--max-completion-length", "16", "--bf16", "False"], {})
     assert given == {"learning_rate": 1e-3, "max_completion_length": 16, "bf16": False}
     assert trainer_fields([], {}) == {}
+    assert trainer_fields(["--report_to", "tensorboard,wandb"], {}) == {"report_to": ["tensorboard", "wandb"]}
 
 
 def test_flags_win_over_the_file_and_both_have_trls_types(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -203,21 +203,48 @@ class AllocationConfig:
 FIELDS = tuple(field.name for field in fields(AllocationConfig))
 
 
-def from_dialect(aliases: Mapping[str, str], given: Mapping[str, Any]) -> AllocationConfig:
+def from_dialect(
+    aliases: Mapping[str, str], given: Mapping[str, Any], most_pool: int | None = None
+) -> AllocationConfig:
     """The configuration that an adapter's own names describe; errors name the adapter's fields.
 
     Args:
         aliases: the adapter's name of each core field that it renames.
         given: values by the adapter's names; what is missing keeps its default.
+        most_pool: limit of a pool that is not given, because the data fill no larger one; None for no limit.
 
     Raises:
         ValueError: as `AllocationConfig`, with the adapter's names.
     """
     names = {core: aliases.get(core, core) for core in FIELDS}
     try:
-        return AllocationConfig(**{core: given[name] for core, name in names.items() if name in given})
+        found = AllocationConfig(**{core: given[name] for core, name in names.items() if name in given})
     except ValueError as error:
         message = str(error)
         for core, name in names.items():
             message = re.sub(rf"\b{core}(?= is |=| \(| away)", name, message)
         raise ValueError(message) from error
+    if most_pool is None or given.get(names["pool"]) is not None or found.pool is None or found.pool <= most_pool:
+        return found
+    return from_dialect(aliases, {**given, names["pool"]: max(most_pool, 1)})
+
+
+def own_settings(
+    given: Mapping[str, Any], core: Collection[str], own: Mapping[str, Any], prefix: str = ""
+) -> dict[str, Any]:
+    """An adapter's own settings: those that are given, with None for ``none`` and for an empty text, or their defaults.
+
+    Args:
+        given: values by name, of the adapter's settings and of fields of `AllocationConfig`.
+        core: the fields that may be given.
+        own: default of each setting of the adapter.
+        prefix: what stands before a name in errors.
+
+    Raises:
+        ValueError: a name that is neither.
+    """
+    for name in given:
+        if name not in core and name not in own:
+            raise ValueError(f"{prefix}{name} is not a setting: there are {', '.join((*core, *own))}")
+    values = {name: given.get(name, default) for name, default in own.items()}
+    return {name: None if value in ("none", "") else value for name, value in values.items()}

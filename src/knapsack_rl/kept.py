@@ -70,8 +70,9 @@ class KeptSuccesses:
         """
         if max_bytes < 1:
             raise ValueError(f"max_bytes is {max_bytes}: it must be positive; turn keeping off instead")
-        if max_age is not None and not max_age > 0:
-            raise ValueError(f"max_age is {max_age}: it counts steps and must be positive, or None")
+        # What a user has written may be of another type.
+        if max_age is not None and not (isinstance(max_age, int | float) and max_age > 0):  # type: ignore[redundant-expr]
+            raise ValueError(f"kept_max_age is {max_age!r}: it counts steps and must be a positive number, or None")
         self.max_bytes, self.max_age = max_bytes, max_age
         self._kept: dict[str, KeptSuccess] = {}  # the oldest first
         self._bytes = 0

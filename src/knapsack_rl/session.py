@@ -285,10 +285,11 @@ class Session(SavedToFile):
         """Write the state into a checkpoint folder, all or nothing, in one file: no kill can mix two of them.
 
         Args:
-            folder: of the checkpoint.
+            folder: of the checkpoint; it is made.
             trainer_step: the trainer's own step; `load_from` compares it.
             adapter: what an adapter saves with the state.
         """
+        folder.mkdir(parents=True, exist_ok=True)
         more = {"trainer_step": trainer_step, "adapter": dict(adapter or {})}
         write_state(folder / STATE_FILE, self.state_dict() | more)
 
@@ -316,9 +317,15 @@ class Session(SavedToFile):
                 )
             self.restore(path, state)
         else:
+            logger.warning("%s holds no beliefs of knapsack-rl: every prompt counts as unseen", folder)
             self.step = step_without_state
         self._resumed = True
         return state
+
+    def record_kept(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Put into the trace what a trainer says of its kept successes after generation step ``step``."""
+        if self.trace is not None:
+            self.trace.kept(step, {name: value for name, value in metrics.items() if not np.isnan(value)})
 
     def _finish(self) -> dict[str, float]:
         """Record the plans that are complete: in order of planning, or only those before any that is open."""

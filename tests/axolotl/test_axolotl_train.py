@@ -83,6 +83,38 @@ def test_the_example_trains_is_killed_and_resumed(prepared: Path) -> None:
     assert weights[0] != (prepared / "model" / "model.safetensors").read_bytes()
 
 
+# A trainer of the user's own, which says how it aggregates rewards, and a second reward.
+GDPO = """
+from killer import reward
+from knapsack_rl.axolotl.trainer import KnapsackGRPOTrainer
+
+def short(completions, **_):
+    return [-float(len(completion)) for completion in completions]
+
+class Trainer(KnapsackGRPOTrainer):
+    def _replace_advantages(self, batch, advantages, plan):
+        super()._replace_advantages(batch, advantages, plan)
+        print("AGGREGATED BY", self.multi_objective_aggregation, bool(batch["advantages"].any()))
+"""
+
+
+def test_gdpo_trains_with_uneven_groups(prepared: Path) -> None:
+    folder = prepared.with_name("gdpo")
+    shutil.copytree(prepared, folder)
+    (folder / "mine.py").write_text(GDPO, encoding="utf-8")
+    text = (folder / "grpo.yaml").read_text(encoding="utf-8")
+    assert "rl: grpo" in text
+    text = text.replace("rl: grpo", "rl: gdpo\ntrainer_cls: mine.Trainer").replace(
+        "killer.reward", "mine.reward, mine.short"
+    )
+    (folder / "grpo.yaml").write_text(text, encoding="utf-8")
+    done = train(folder)
+    assert done.returncode == 0, done.stderr[-5000:]
+    assert done.stdout.count("AGGREGATED BY normalize_then_sum True") == 8
+    assert all(sum(each) == 64 for each in counts(folder))
+    assert any(len(set(each) - {0}) > 1 for each in counts(folder)), "every group had the same size"
+
+
 def test_an_unknown_field_ends_the_command_before_a_model_is_loaded(prepared: Path) -> None:
     folder = prepared.with_name("refused")
     shutil.copytree(prepared, folder)

@@ -1,6 +1,7 @@
-"""The slime tests run against slime's own classes where there is a checkout (`make test-slime SLIME=FOLDER`).
+"""The slime tests run against the own classes of slime and of miles where there is a checkout.
 
-Elsewhere, as in the default tests, against the stand-ins in slime_stand_ins.py, which keep slime's contract.
+`make test-slime SLIME=FOLDER MILES=FOLDER`; without, as in the default tests, against the stand-ins in
+slime_stand_ins.py, which keep their contract.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 # What slime imports and does not call here: engines, the trainer, clients.
 HEAVY = ("sglang", "sglang_router", "megatron", "aiohttp", "httpx", "pybase64", "pylatexenc", "wandb")
-CHECKOUT = os.environ.get("KNAPSACK_RL_SLIME")
+CHECKOUTS = {name: os.environ.get(f"KNAPSACK_RL_{name.upper()}") for name in ("slime", "miles")}
 
 
 class _Empty(Loader):
@@ -48,11 +49,13 @@ class _Heavy(MetaPathFinder):
         return ModuleSpec(name, _Empty(), is_package=True) if name.partition(".")[0] in MISSING else None
 
 
-MISSING = {name for name in HEAVY if find_spec(name) is None} if CHECKOUT else set()
-if CHECKOUT:
-    sys.path.insert(0, CHECKOUT)
+MISSING = {name for name in HEAVY if find_spec(name) is None} if any(CHECKOUTS.values()) else set()
+if MISSING:
     sys.meta_path.append(_Heavy())
-else:
-    import slime_stand_ins
+for library, checkout in CHECKOUTS.items():
+    if checkout:
+        sys.path.insert(0, checkout)
+    else:
+        import slime_stand_ins
 
-    sys.modules |= slime_stand_ins.modules()
+        sys.modules |= slime_stand_ins.modules(library)

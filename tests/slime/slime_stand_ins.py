@@ -1,4 +1,4 @@
-"""The part of slime that the adapter meets, where there is no slime: a sample, a data source, an engine to replace."""
+"""What the adapter meets of slime and miles, where they are not: a sample, a data source, an engine to replace."""
 
 from __future__ import annotations
 
@@ -36,6 +36,10 @@ class Sample:
     status: Status = Status.PENDING
     metadata: dict[str, Any] = field(default_factory=dict)
     session_id: str | None = None
+
+    @property
+    def effective_response_length(self) -> int:
+        return self.response_length if self.loss_mask is None else sum(self.loss_mask)
 
     def get_reward_value(self, args: Namespace) -> float:
         return self.reward if not args.reward_key else self.reward[args.reward_key]
@@ -81,18 +85,18 @@ async def generate(args: Namespace, sample: Sample, sampling_params: dict[str, A
     raise NotImplementedError
 
 
-def modules() -> dict[str, ModuleType]:
-    """The modules of slime, by name."""
+def modules(library: str) -> dict[str, ModuleType]:
+    """The modules of slime or of miles, by name."""
     contents: dict[str, dict[str, Any]] = {
-        "slime": {},
-        "slime.rollout": {},
-        "slime.rollout.data_source": {"RolloutDataSourceWithBuffer": RolloutDataSourceWithBuffer},
-        "slime.rollout.sglang_rollout": {"generate": generate},
-        "slime.utils": {},
-        "slime.utils.types": {"Sample": Sample},
+        "": {},
+        ".rollout": {},
+        ".rollout.data_source": {"RolloutDataSourceWithBuffer": RolloutDataSourceWithBuffer},
+        ".rollout.sglang_rollout": {"generate": generate},
+        ".utils": {},
+        ".utils.types": {"Sample": Sample},
     }
     made = {}
     for name, names in contents.items():
-        made[name] = ModuleType(name)
-        vars(made[name]).update(names)
+        made[library + name] = ModuleType(library + name)
+        vars(made[library + name]).update(names)
     return made

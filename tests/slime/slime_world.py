@@ -1,4 +1,4 @@
-"""Rollouts without an engine: what slime does with the three hooks of the adapter."""
+"""Rollouts without an engine: what slime and miles do with the three hooks of the adapter."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ import json
 import os
 from argparse import Namespace
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
-import slime.rollout.sglang_rollout as engine
-from slime.utils.types import Sample
-
-from knapsack_rl.slime import hooks
 
 REAL = bool(os.environ.get("KNAPSACK_RL_SLIME"))
 
@@ -47,25 +44,26 @@ def arguments(folder: Path, rows: list[dict[str, Any]], batch: int, **changes: A
 class World:
     """A data source of the adapter, and answers in the place of an engine."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, args: Namespace, answer: Answer) -> None:
-        """Begin a run."""
-        self.args, self.answer = args, answer
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, args: Namespace, answer: Answer, library: str = "slime"
+    ) -> None:
+        """Begin a run of slime or of miles."""
+        self.args, self.answer, self.library = args, answer, library
         self.seeds: list[int | None] = []
-        monkeypatch.setattr(engine, "generate", self._generate)
-        if REAL:
-            from slime.rollout import data_source
-
-            # Prompts are not counted in tokens here, so there is no tokenizer.
-            monkeypatch.setattr(data_source, "load_tokenizer", lambda *_, **__: None)
-            monkeypatch.setattr(data_source, "load_processor", lambda *_, **__: None)
-        self.source = hooks.DataSource(args)
+        self.hooks = import_module(f"knapsack_rl.slime.{'hooks' if library == 'slime' else library}")
+        monkeypatch.setattr(import_module(f"{library}.rollout.sglang_rollout"), "generate", self._generate)
+        # Prompts are not counted in tokens here, so there is no tokenizer.
+        data_source = import_module(f"{library}.rollout.data_source")
+        monkeypatch.setattr(data_source, "load_tokenizer", lambda *_, **__: None, raising=False)
+        monkeypatch.setattr(data_source, "load_processor", lambda *_, **__: None, raising=False)
+        self.source = self.hooks.DataSource(args)
 
     async def _generate(self, args: Namespace, sample: Any, sampling_params: dict[str, Any]) -> Any:
         await asyncio.sleep(0)
         self.seeds.append(sampling_params.get("sampling_seed"))
         sample.reward, sample.response_length = self.answer(sample)
         sample.tokens, sample.response = [0] * (1 + sample.response_length), "x" * sample.response_length
-        sample.status = Sample.Status.COMPLETED
+        sample.status = type(sample).Status.COMPLETED
         return sample
 
     def groups(self, params: dict[str, Any] | None = None) -> list[list[list[Any]]]:
@@ -73,16 +71,18 @@ class World:
         slots = self.source.get_samples(self.args.rollout_batch_size)
 
         async def all_of_them() -> list[list[list[Any]]]:
-            return [[await hooks.generate(self.args, sample, dict(params or {})) for sample in slot] for slot in slots]
+            return [
+                [await self.hooks.generate(self.args, sample, dict(params or {})) for sample in slot] for slot in slots
+            ]
 
         return asyncio.run(all_of_them())
 
     def step(self) -> tuple[list[Any], list[float], list[float]]:
         """One step: samples, rewards, advantages."""
         groups = self.groups()
-        if REAL:
+        if REAL and self.library == "slime":
             from slime.observability.rollout_data_utils import validate_rollout_id_annotated
 
             validate_rollout_id_annotated(groups)
         samples = list(itertools.chain.from_iterable(itertools.chain.from_iterable(groups)))
-        return samples, *hooks.post_process(self.args, samples)
+        return samples, *self.hooks.post_process(self.args, samples)

@@ -56,10 +56,11 @@ def test_same_plans_as_every_other_adapter(tmp_path: Path, monkeypatch: pytest.M
     np.testing.assert_allclose(final.success_rates_P, expected["beliefs"]["rates"], rtol=1e-6)
 
 
-def test_a_slot_is_one_rollout_to_slime_and_has_the_planned_samples(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("library", ["slime", "miles"])
+def test_a_slot_is_one_rollout_and_has_the_planned_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str
 ) -> None:
-    world = World(monkeypatch, arguments(tmp_path, ROWS, 6), by_hardness)
+    world = World(monkeypatch, arguments(tmp_path, ROWS, 6), by_hardness, library)
     for _ in range(4):
         samples, _, _ = world.step()
         assert len(samples) == 6 * 8

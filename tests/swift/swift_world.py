@@ -29,14 +29,7 @@ class Letters(ORM):
         time.sleep({seconds})
         return [float(completion[:1] in set(right)) for completion, right in zip(completions, answer)]
 
-class Counted(ORM):
-    """Of a prompt with k right letters, k of 8 answers are right, whatever they say."""
-
-    def __call__(self, completions, answer, **kwargs):
-        time.sleep({seconds})
-        return [float(i % 8 < len(right)) for i, right in enumerate(answer)]
-
-orms |= {{"letters": Letters, "counted": Counted}}
+orms["letters"] = Letters
 '''
 
 

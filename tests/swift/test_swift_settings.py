@@ -3,41 +3,57 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from knapsack_rl.swift.settings import VARIABLE, check_options, read_settings, settings_of
+from knapsack_rl.swift.settings import OWN, VARIABLE, allocation_of, check_options, read_settings
 
 ARGS = Namespace(num_generations=8, generation_batch_size=64)
 TEMPLATE = Namespace(truncation_strategy="left", sequence_parallel_size=1)
 
 
-def test_pairs_and_a_file_say_the_same(tmp_path: Path) -> None:
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        monkeypatch.setenv(VARIABLE, text)
+        return read_settings()
+
+    return read
+
+
+def test_pairs_and_a_file_say_the_same(tmp_path: Path, settings: Callable[[str], Any]) -> None:
     path = tmp_path / "knapsack.toml"
     path.write_text('rule = "beta"\npool = 2\nhalf_life = 2.5\n', encoding="utf-8")
     expected = {"rule": "beta", "pool": 2, "half_life": 2.5}
-    assert read_settings(" rule=beta, pool=2 ,half_life=2.5,") == read_settings(str(path)) == expected
-    assert read_settings("") == {}
+    assert settings(" rule=beta, pool=2 ,half_life=2.5,") == settings(str(path)) == (expected, OWN)
 
 
-def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, "rule=paper")
-    assert read_settings() == {"rule": "paper"}
+def test_nothing_need_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert read_settings() == ({}, OWN)
 
 
-@pytest.mark.parametrize("text", ["no/such/file.toml", "average=4", "budget=adaptive", "rule beta", "="])
-def test_what_is_no_setting_is_named(text: str) -> None:
+def test_none_and_an_empty_text_are_none(settings: Callable[[str], Any]) -> None:
+    _, own = settings("rule=paper,features=none,trace_file=")
+    assert own == dict.fromkeys(OWN)
+
+
+@pytest.mark.parametrize(
+    "text", ["no/such/file.toml", "average=4", "budget=adaptive", "features=text", "rule beta", "="]
+)
+def test_what_is_no_setting_is_named(settings: Callable[[str], Any], text: str) -> None:
     with pytest.raises(ValueError, match=VARIABLE):
-        read_settings(text)
+        settings(text)
 
 
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+def test_a_damaged_file_is_named(tmp_path: Path, settings: Callable[[str], Any]) -> None:
     path = tmp_path / "knapsack.toml"
     path.write_text("rule = beta", encoding="utf-8")
     with pytest.raises(ValueError, match="TOML"):
-        read_settings(str(path))
+        settings(str(path))
 
 
 @pytest.mark.parametrize(
@@ -45,23 +61,21 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     [({}, 1000, 4), ({}, 20, 2), ({}, 3, 1), ({}, None, 1), ({"pool": 2}, 3, 2), ({"rule": "paper"}, 1000, 1)],
 )
 def test_the_default_pool_is_what_the_data_can_fill(given: dict[str, Any], prompts: int | None, pool: int) -> None:
-    allocation, own = settings_of(ARGS, given, prompts)
+    allocation = allocation_of(ARGS, given, prompts)
     assert allocation.pool == pool
     assert allocation.average == 8
-    assert (own["features"] is None) == (given.get("rule") == "paper")
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"pool": 9}, "at most num_generations"),
-        ({"features": "text"}, "features is 'text'"),
         ({"pool": "x"}, "pool is 'x'"),
     ],
 )
 def test_bad_values_are_named(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        settings_of(ARGS, given, 1000)
+        allocation_of(ARGS, given, 1000)
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,13 @@ def test_a_kept_success_replaces_one_rollout_of_a_group_of_failures(tmp_path: Pa
     assert len(data.tracker.kept) == 2
 
 
+def test_a_success_is_not_used_beyond_its_age(tmp_path: Path) -> None:
+    scripts = [[0.0, 1.5, 0.0, 1.0], [0.0], [0.0, 0.5]]
+    _, came = scripted(tmp_path, scripts, keep_successes=True, success_threshold=1.0, kept_max_age=1)
+    used = [sum(group.metrics_G[0].get("knapsack/kept_used", 0) for group in batch) for batch in came]
+    assert used == [0.0, 8.0, 0.0]
+
+
 @pytest.mark.parametrize(
     ("scripts", "varied", "options"),
     [

@@ -12,6 +12,7 @@ import torch
 from test_trl_resume import assert_resumes
 
 from knapsack_rl.advantages import group_advantages
+from knapsack_rl.trace import read_trace
 from knapsack_rl.trl import KnapsackGRPOTrainer
 
 KEEPING: dict[str, Any] = {"keep_successes": True, "max_steps": 8, "temperature": 2.0}
@@ -69,6 +70,19 @@ def test_the_last_rollout_of_a_failed_group_is_the_kept_success(tmp_path: Path, 
         np.testing.assert_allclose(batch["advantages"].numpy(), advantages, atol=1e-3)
         assert batch["num_items_in_batch"] == batch["completion_mask"].sum()
     assert sum(value for (value,) in small.logged(trainer, "knapsack/kept_used") if value) == len(due)
+
+
+def test_a_success_is_not_used_beyond_its_age(tmp_path: Path) -> None:
+    ages = []
+    for most in (None, 1):
+        trainer = small.knapsack(tmp_path / str(most), kept_max_age=most, **KEEPING)
+        ages.append([age for (age,) in small.logged(trainer, "knapsack/kept_age") if age is not None])
+    used = sum(used for (used,) in small.logged(trainer, "knapsack/kept_used") if used)
+    record = read_trace(tmp_path / "1" / "trace.jsonl")
+    assert sum(kept.metrics["kept_used"] for kept in record.kept) == used > 0
+    assert [kept.step for kept in record.kept] == [step.plan.step for step in record.steps]
+    assert max(ages[0]) > 1
+    assert max(ages[1]) == 1
 
 
 def test_beliefs_learn_what_was_generated(tmp_path: Path) -> None:

@@ -39,12 +39,13 @@ def test_the_settings_are_those_of_the_core_under_their_names_in_verl() -> None:
     assert {core.name for core in fields(AllocationConfig)} - set(CONSTANT_SHAPES) == values.keys()
     names = {core: ALIASES.get(core, core) for core in values}
     assert list(DEFAULTS) == [*(name for core, name in names.items() if core != "average"), "features", "ask",
-                              "keep_successes", "prompt_id", "trace_file"]  # fmt: skip
+                              "keep_successes", "kept_max_age", "prompt_id", "trace_file"]  # fmt: skip
     words = [f"{name if core == 'average' else f'+knapsack.{name}'}={values[core]}" for core, name in names.items()]
     settings = check_config(changed(*words))
     assert settings.allocation == AllocationConfig(**values)
     assert settings.by_name() == {names[core]: value for core, value in values.items()} | {
-        "features": None, "ask": False, "keep_successes": False, "prompt_id": "index", "trace_file": "trace.jsonl",
+        "features": None, "ask": False, "keep_successes": False, "kept_max_age": None, "prompt_id": "index",
+        "trace_file": "trace.jsonl",
     }  # fmt: skip
     for core, name in names.items():
         said = re.escape(name if core == "average" else f"knapsack.{name}")
@@ -176,6 +177,7 @@ def test_the_command_prints_what_overrides_says(capsys: pytest.CaptureFixture[st
             ["+knapsack.keep_successes=True", "actor_rollout_ref.rollout.calculate_log_probs=False"],
             "keep_successes=True, and rollout.calculate_log_probs is False",
         ),
+        (["+knapsack.kept_max_age=0"], "kept_max_age is 0: it counts steps"),
         (["+knapsack.keep_successes=True", "distillation.enabled=True"], "distillation needs a teacher's"),
         (
             ["+knapsack.keep_successes=True", "actor_rollout_ref.rollout.enable_rollout_routing_replay=True"],

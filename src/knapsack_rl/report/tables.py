@@ -52,6 +52,7 @@ def headline(runs: Sequence[Run]) -> list[dict[str, str]]:
             "prompts with a mixed group": percent(run.metric("frac_prompts_mixed")),
             "rollouts in mixed groups": percent(run.metric("frac_rollouts_mixed")),
             "zero-gradient rollouts": f"{run.zero_gradient_rollouts:,}" if run.steps else NONE,
+            **_kept(run, runs),
             "largest group": str(run.largest) if run.steps else NONE,
             "allocator's share of the time": percent(run.allocator_share, digits=1),
             "time": duration(math.nan if run.trace.seconds is None else run.trace.seconds),
@@ -59,6 +60,14 @@ def headline(runs: Sequence[Run]) -> list[dict[str, str]]:
         }
         for run in runs
     ]
+
+
+def _kept(run: Run, runs: Sequence[Run]) -> dict[str, str]:
+    """Groups that failed and were given a kept success; no row where no run keeps any."""
+    if not any(each.trace.kept for each in runs):
+        return {}
+    used = sum(kept.metrics.get("kept_used", 0.0) for kept in run.trace.kept)
+    return {"groups given a kept success": f"{used:,.0f}" if run.trace.kept else NONE}
 
 
 def transitions(runs: Sequence[Run]) -> list[Transitions]:

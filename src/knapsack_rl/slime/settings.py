@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import fields
 from typing import Any
 
-from knapsack_rl.config import AllocationConfig, from_dialect
+from knapsack_rl.config import FIELDS, AllocationConfig, from_dialect, own_settings
 from knapsack_rl.features.prompts import AUTO, resolved
 
-ALIASES = {field.name: f"knapsack.{field.name}" for field in fields(AllocationConfig)}
+ALIASES = {name: f"knapsack.{name}" for name in FIELDS}
 # Settings of the adapter alone. ``scale``: what advantages are divided by, the deviation of the ``group``, of the
 # ``batch``, or ``none``; by default as the estimator has it.
-OWN: dict[str, Any] = {"features": AUTO, "scale": None, "trace_file": "trace.jsonl"}
+OWN: dict[str, Any] = {"features": AUTO, "scale": AUTO, "trace_file": "trace.jsonl"}
 
 # Estimators that compare the answers of a prompt, with what slime divides by.
 SCALES = {"grpo": "group", "gspo": "group", "cispo": "group", "reinforce_plus_plus_baseline": "none"}
@@ -34,25 +33,21 @@ def read_settings(args: Namespace) -> tuple[AllocationConfig, dict[str, Any]]:
     Raises:
         ValueError: an unknown name, a bad value, or an option of slime that breaks groups; with what to change.
     """
-    given = dict(getattr(args, "knapsack", None) or {})
-    for name in given:
-        if name not in ALIASES and name not in OWN:
-            raise ValueError(f"knapsack.{name} is not a setting: there are {', '.join((*ALIASES, *OWN))}")
-    _check_options(args)
     # slime waits for --rollout-batch-size prompts a step: none can be left out, so there is no pool.
-    core = {"pool": 1} | {name: value for name, value in given.items() if name in ALIASES}
-    allocation = from_dialect(ALIASES, {ALIASES[name]: value for name, value in core.items()})
+    given = {"pool": 1} | dict(getattr(args, "knapsack", None) or {})
+    own = own_settings(given, FIELDS, OWN, "knapsack.")
+    _check_options(args)
+    allocation = from_dialect(ALIASES, {ALIASES.get(name, name): value for name, value in given.items()})
     if allocation.pool != 1 or allocation.min_count == 0:
         raise ValueError(
             f"knapsack.pool is {allocation.pool} and knapsack.min_count {allocation.min_count}: slime waits for "
             "--rollout-batch-size prompts a step, so none can be left out; leave both away"
         )
-    own = {name: None if value in ("none", "") and name != "scale" else value for name, value in (OWN | given).items()}
-    own["scale"] = own["scale"] or SCALES[args.advantage_estimator]
+    own["scale"] = SCALES[args.advantage_estimator] if own["scale"] == AUTO else own["scale"] or "none"
     if own["scale"] not in ("group", "batch", "none"):
         raise ValueError(f"knapsack.scale is {own['scale']!r}: choose group, batch or none")
     own["features"] = resolved(own["features"]) if allocation.rule == "calibrated" else None
-    return allocation, {name: own[name] for name in OWN}
+    return allocation, own
 
 
 def _check_options(args: Namespace) -> None:

@@ -11,6 +11,7 @@ import copy
 import logging
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -63,9 +64,8 @@ class PlansGroups(_Base):  # type: ignore[misc]
             run = {"engine": "slime", "rule": session.config.rule, "settings": vars(session.config)}
             session.open_trace(Path(self.args.save) / self.own["trace_file"], run)
         ids, prompts = [_id(sample) for sample in samples], [sample.prompt for sample in samples]
-        texts = dict(zip(ids, prompts, strict=True))
         features = self._looks(prompts) if self._looks else None
-        plan = session.plan(ids, len(ids) * session.config.average, features=features, texts=texts)
+        plan = session.plan(ids, features=features, texts=dict(zip(ids, prompts, strict=True)))
         for sample, prompt_id, count in zip(samples, ids, plan.counts_P.tolist(), strict=True):
             planned = {"step": plan.step, "prompt_id": prompt_id, "count": count}
             sample.metadata = {**(sample.metadata or {}), PLANNED: planned}
@@ -75,15 +75,14 @@ class PlansGroups(_Base):  # type: ignore[misc]
     def learn(self, samples: Sequence[Any], rewards_PG: FloatArray) -> dict[str, float]:
         """Learn from all rollouts of a step; what is missing of its plan was dropped, and will not come."""
         planned = [sample.metadata[PLANNED] for sample in samples]
+        shown = [
+            {"id": planned[i]["prompt_id"], "completion": samples[i].response, "reward": float(rewards_PG[i])}
+            for i in best_and_worst(rewards_PG)
+        ]
         metrics: dict[str, float] = {}
         for step in sorted({each["step"] for each in planned}):
             rows = [i for i, each in enumerate(planned) if each["step"] == step]
-            ids = [planned[i]["prompt_id"] for i in rows]
-            shown = [
-                {"id": ids[k], "completion": samples[rows[k]].response, "reward": float(rewards_PG[rows[k]])}
-                for k in best_and_worst(rewards_PG[rows])
-            ]
-            tokens = [samples[i].response_length for i in rows]
+            ids, tokens = [planned[i]["prompt_id"] for i in rows], [samples[i].response_length for i in rows]
             # A resumed run may train on groups that were planned before.
             metrics |= self.session.observe(step, ids, rewards_PG[rows], tokens, samples=shown, unplanned=True)
         for plan in self.session.open_plans:
@@ -94,7 +93,6 @@ class PlansGroups(_Base):  # type: ignore[misc]
         """Save the session beside slime's own state of the data."""
         super().save(rollout_id)
         folder = Path(self.args.save) / "rollout" / f"knapsack_{rollout_id}"
-        folder.mkdir(parents=True, exist_ok=True)
         self.session.save_to(folder, trainer_step=rollout_id)
 
     def load(self, rollout_id: int | None = None) -> None:
@@ -103,8 +101,7 @@ class PlansGroups(_Base):  # type: ignore[misc]
         if self.args.load is None or rollout_id is None or rollout_id < 0:
             return
         folder = Path(self.args.load) / "rollout" / f"knapsack_{rollout_id}"
-        if self.session.load_from(folder, rollout_id + 1, rollout_id) is None:
-            logger.warning("%s holds no beliefs of knapsack-rl: every prompt counts as unseen", folder)
+        self.session.load_from(folder, rollout_id + 1, rollout_id)
 
 
 def _id(sample: Any) -> str:
@@ -115,21 +112,31 @@ def _id(sample: Any) -> str:
     return row_id(row | named, left_out=set())
 
 
-async def generate_planned(generate: Callable[..., Any], args: Namespace, sample: Any, params: dict[str, Any]) -> Any:
-    """All planned rollouts of a sample, as a list; a sample without a plan (in evaluation) as slime generates it."""
-    planned = (sample.metadata or {}).get(PLANNED)
-    if planned is None:
-        return await generate(args, sample, params)
-    calls = []
-    for i in range(planned["count"]):
-        # With --sglang-enable-deterministic-inference each rollout of a group has a seed of its own.
-        seeded = {"sampling_seed": params["sampling_seed"] + i} if "sampling_seed" in params else {}
-        calls.append(generate(args, copy.deepcopy(sample), params | seeded))
-    return list(await asyncio.gather(*calls))
+def hooks_of(library: str) -> tuple[type, Callable[..., Any]]:
+    """The data source and the generation of ``slime``, or of ``miles``, by plan."""
+    stock = import_module(f"{library}.rollout.data_source").RolloutDataSourceWithBuffer
+
+    async def generate(args: Namespace, sample: Any, params: dict[str, Any]) -> Any:
+        """All planned rollouts of a sample, as a list; without a plan, in evaluation, the library's own one."""
+        one = import_module(f"{library}.rollout.sglang_rollout").generate  # here, because it needs SGLang
+        planned = (sample.metadata or {}).get(PLANNED)
+        if planned is None:
+            return await one(args, sample, params)
+        calls = []
+        for i in range(planned["count"]):
+            # With --sglang-enable-deterministic-inference each rollout of a group has a seed of its own.
+            seed = {"sampling_seed": params["sampling_seed"] + i} if "sampling_seed" in params else {}
+            calls.append(one(args, copy.deepcopy(sample), params | seed))
+        return list(await asyncio.gather(*calls))
+
+    return type("DataSource", (PlansGroups, stock), {}), generate
 
 
 def post_process(args: Namespace, samples: Sequence[Any]) -> tuple[list[float], list[float]]:
     """Learn from the rewards of a step, and turn them into advantages; both are returned, ``[PG]``.
+
+    slime sums (advantage x tokens of a rollout) over a slot, divides by the tokens of the slot, and averages slots. A
+    factor makes that the mean over rollouts of means over tokens, which slime has for slots of one rollout.
 
     Raises:
         RuntimeError: the data source is another one.
@@ -139,42 +146,11 @@ def post_process(args: Namespace, samples: Sequence[Any]) -> tuple[list[float], 
         raise RuntimeError("there is no plan to learn from: set --data-source-path to the DataSource of knapsack-rl")
     rewards_PG = np.array([np.nan if each.reward is None else each.get_reward_value(args) for each in samples], float)
     logger.info("knapsack: %s", source.learn(samples, rewards_PG))
-    advantages_PG = slot_advantages(
-        np.array([sample.group_index for sample in samples]),
-        rewards_PG,
-        np.array([_trained_tokens(sample) for sample in samples]),
-        source.own["scale"],
-        source.session.config.weighting,
-        bool(getattr(args, "calculate_per_token_loss", False)),
-    )
+    slots = [sample.group_index for sample in samples]
+    weighting = source.session.config.weighting or "rollout"
+    advantages_PG = group_advantages(slots, rewards_PG, source.own["scale"], weighting, EPSILON)
+    if not getattr(args, "calculate_per_token_loss", False):  # with it, slime averages over the tokens of a step
+        _, slot_PG, counts_P = np.unique(slots, return_inverse=True, return_counts=True)
+        tokens_PG = np.array([0 if each.remove_sample else each.effective_response_length for each in samples])
+        advantages_PG *= np.bincount(slot_PG, tokens_PG)[slot_PG] / (counts_P.mean() * np.maximum(tokens_PG, 1))
     return np.nan_to_num(rewards_PG).tolist(), advantages_PG.tolist()
-
-
-def slot_advantages(
-    slot_PG: Any, rewards_PG: FloatArray, tokens_PG: Any, scale: Any, weighting: Any, per_token: bool
-) -> FloatArray:
-    """GRPO's advantages, with factors that undo slime's average over the tokens of a slot.
-
-    slime sums (advantage x tokens of a rollout) over a slot, divides by the tokens of the slot, and averages slots. The
-    factor makes that the mean over rollouts of means over tokens, which slime has for slots of one rollout.
-
-    Args:
-        slot_PG: slot of each rollout, which holds one prompt, ``[PG]``.
-        rewards_PG: rewards; NaN where there is none, ``[PG]``.
-        tokens_PG: tokens of each rollout that are trained on, ``[PG]``.
-        scale, weighting: as for `group_advantages`.
-        per_token: slime averages over the tokens of a whole step, and not over slots.
-    """
-    if per_token:
-        return group_advantages(slot_PG, rewards_PG, scale, weighting, EPSILON)
-    advantages_PG = group_advantages(slot_PG, rewards_PG, scale, "rollout", EPSILON)
-    _, slot, counts_P = np.unique(slot_PG, return_inverse=True, return_counts=True)
-    rollouts_PG = counts_P[slot] if weighting == "prompt" else counts_P.mean()
-    return advantages_PG * np.bincount(slot, tokens_PG)[slot] / (rollouts_PG * np.maximum(tokens_PG, 1))
-
-
-def _trained_tokens(sample: Any) -> int:
-    """Tokens that are trained on."""
-    if sample.remove_sample:
-        return 0
-    return sample.response_length if sample.loss_mask is None else sum(sample.loss_mask)

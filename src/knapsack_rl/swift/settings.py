@@ -10,11 +10,11 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from knapsack_rl.config import AllocationConfig, from_dialect
+from knapsack_rl.config import FIELDS, AllocationConfig, from_dialect, own_settings
+from knapsack_rl.trl.checks import check_pool
 
 VARIABLE = "KNAPSACK_RL"
 ALIASES = {"average": "--num_generations"}
@@ -22,7 +22,7 @@ ALIASES = {"average": "--num_generations"}
 OWN: dict[str, Any] = {"features": "hidden_states", "trace_file": "trace.jsonl"}
 # The average is a flag of ms-swift's, and its batches have one size.
 _ELSEWHERE = ("average", "budget", "step_cost", "least_budget", "token_decay", "token_every")
-NAMES = (*(field.name for field in fields(AllocationConfig) if field.name not in _ELSEWHERE), *OWN)
+CORE = tuple(name for name in FIELDS if name not in _ELSEWHERE)
 
 # Values of ms-swift's options that do not work, and why.
 _REFUSED = (
@@ -34,16 +34,13 @@ _REFUSED = (
 )
 
 
-def read_settings(text: str | None = None) -> dict[str, Any]:
-    """The settings in the environment, by name; what is not set is not there.
-
-    Args:
-        text: the value of the variable; by default that of this process.
+def read_settings() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings in the environment: those that are set, and the adapter's own with their defaults.
 
     Raises:
-        ValueError: a name that is no setting, text that is neither pairs nor a file, or a damaged file.
+        ValueError: a name that is no setting, text that is neither pairs nor a file, a damaged file, or a bad value.
     """
-    text = (os.environ.get(VARIABLE, "") if text is None else text).strip()
+    text = os.environ.get(VARIABLE, "").strip()
     given: dict[str, Any] = {}
     if "=" in text:
         for pair in filter(None, map(str.strip, text.split(","))):
@@ -57,40 +54,27 @@ def read_settings(text: str | None = None) -> dict[str, Any]:
             given = tomllib.loads(Path(text).expanduser().read_text(encoding="utf-8"))
         except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
             raise ValueError(f"{VARIABLE} is {text!r}: set name=value,... or a TOML file ({error})") from error
-    for name in given:
-        if name not in NAMES:
-            raise ValueError(f"{VARIABLE} sets {name!r}, which is not a setting: there are {', '.join(NAMES)}")
-    return given
+    own = own_settings(given, CORE, OWN, f"{VARIABLE}: ")
+    if own["features"] not in ("hidden_states", None):
+        raise ValueError(f"{VARIABLE}: features is {own['features']!r}: choose hidden_states or none")
+    return given, own
 
 
-def settings_of(args: Any, given: Mapping[str, Any], rows: int | None) -> tuple[AllocationConfig, dict[str, Any]]:
-    """The allocation of a run, whose ``average`` is ``--num_generations``, and the adapter's own settings.
+def allocation_of(args: Any, given: Mapping[str, Any], rows: int | None) -> AllocationConfig:
+    """The allocation of a run, whose ``average`` is ``--num_generations``.
 
     Args:
         args: ms-swift's training arguments.
-        given: as from `read_settings`.
-        rows: of the data set; None for a stream.
+        given: the settings that are set.
+        rows: of the data set; None for a stream, which never offers a prompt again that a pool has left out.
 
     Raises:
         ValueError: a bad value, by name, with what to set instead.
     """
-    own = {name: None if value in ("none", "") else value for name, value in (OWN | dict(given)).items() if name in OWN}
-    if own["features"] not in ("hidden_states", None):
-        raise ValueError(f"features is {own['features']!r}: choose hidden_states or none")
-    core = {ALIASES["average"]: args.num_generations} | {name: given[name] for name in given if name not in OWN}
-    allocation = from_dialect(ALIASES, core)
-    # A pool that was not asked for is what the data can fill; a stream never offers a prompt again that was left out.
-    most = 1 if rows is None else max(rows * args.num_generations // args.generation_batch_size, 1)
-    if "pool" not in given and allocation.pool is not None and allocation.pool > most:
-        allocation = from_dialect(ALIASES, core | {"pool": most})
-    if allocation.pool is not None and allocation.pool > args.num_generations:
-        raise ValueError(
-            f"pool is {allocation.pool} and --num_generations {args.num_generations}: candidates share the rows of a "
-            "group, so there can be at most num_generations"
-        )
-    if allocation.rule != "calibrated":
-        own["features"] = None
-    return allocation, own
+    most = 1 if rows is None else rows * args.num_generations // args.generation_batch_size
+    allocation = from_dialect(ALIASES, {**given, ALIASES["average"]: args.num_generations}, most_pool=most)
+    check_pool(allocation.pool, args.num_generations)
+    return allocation
 
 
 def check_options(args: Any, template: Any) -> None:

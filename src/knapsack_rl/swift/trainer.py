@@ -8,7 +8,6 @@ gives the reason; no code of ms-swift is copied.
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,12 @@ import torch
 from swift.rlhf_trainers import GRPOTrainer
 from swift.utils import remove_response
 
-from knapsack_rl.advantages import group_statistics, prompt_weights
+from knapsack_rl.advantages import group_statistics
 from knapsack_rl.beliefs.looks import Looks
 from knapsack_rl.plan import Plan
 from knapsack_rl.session import Session
-from knapsack_rl.swift.settings import check_options, read_settings, settings_of
-from knapsack_rl.trl.callback import KnapsackCallback, block_steps
+from knapsack_rl.swift.settings import allocation_of, check_options, read_settings
+from knapsack_rl.trl.callback import KnapsackCallback
 from knapsack_rl.trl.checks import check_size
 from knapsack_rl.trl.planning import PlansBatches
 from knapsack_rl.trl.rows import NumberedRow, NumberedRows, Row, RowIds, number_of, numbered
@@ -33,7 +32,6 @@ _TRACED = ("num_generations", "learning_rate", "loss_type", "scale_rewards", "ad
 class KnapsackGRPOTrainer(PlansBatches, GRPOTrainer):  # type: ignore[misc]  # ms-swift is Any to the checker
     """``swift.rlhf_trainers.GRPOTrainer`` that divides every step's rollouts among its prompts by an exact knapsack."""
 
-    environment_factories = None
     train_dataset: Any
     dynamic_num_samples: bool
 
@@ -47,12 +45,14 @@ class KnapsackGRPOTrainer(PlansBatches, GRPOTrainer):  # type: ignore[misc]  # m
         super().__init__(*args, **kwargs)
         rows = len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else None
         per_batch = self.args.generation_batch_size // self.num_generations
-        allocation, self.own = settings_of(self.args, read_settings(), rows)
+        given, self.own = read_settings()
+        allocation = allocation_of(self.args, given, rows)
         self.session = Session(allocation, steps_per_pass=None if rows is None else rows // per_batch)
         check_size(self.train_dataset, per_batch, self._pool)
         self._content_ids, self._row_ids = RowIds(self.train_dataset), self._task_id
         self.looks = Looks(getattr(self.model.config, "_name_or_path", ""))
-        self._uses_hidden_states = self.own["features"] is not None and not self.is_multimodal
+        looks = allocation.rule == "calibrated" and self.own["features"] is not None
+        self._uses_hidden_states = looks and not self.is_multimodal
         self._plan: Plan | None = None
         self.add_callback(KnapsackCallback(self))
 
@@ -87,10 +87,7 @@ class KnapsackGRPOTrainer(PlansBatches, GRPOTrainer):  # type: ignore[misc]  # m
             self.dynamic_num_samples = False
         lengths = torch.cat([batch["grpo_batch"].completion_mask.sum(1) for batch in batches])
         self._outcomes = rewards_per_func, self.accelerator.gather(lengths)
-        if self.session.config.weighting == "prompt":
-            weights_PG = torch.from_numpy(prompt_weights(plan.counts_P)[plan.group_PG])
-            advantages_PG = advantages_PG * weights_PG.to(advantages_PG)
-        return advantages_PG
+        return self._weighted(advantages_PG, plan)
 
     # The last step of a rollout: its completions are texts then. Metrics that assume equal groups are replaced.
     def _log_rollout(self, samples: list[Any]) -> None:
@@ -123,12 +120,6 @@ class KnapsackGRPOTrainer(PlansBatches, GRPOTrainer):  # type: ignore[misc]  # m
         finally:
             self.train_dataset = rows
 
-    @property
-    def _pool(self) -> int:
-        pool = self.session.config.pool
-        assert pool is not None
-        return pool
-
     def _task_id(self, row: Row, version: int) -> str:
         """The id of a task: rows that differ in their answer, or in any other column, are two."""
         # The column `dataset` is ms-swift's own, and names the file.
@@ -144,12 +135,8 @@ class KnapsackGRPOTrainer(PlansBatches, GRPOTrainer):  # type: ignore[misc]  # m
 
     def begin_training(self) -> None:
         """Begin the trace or, after a checkpoint was loaded, continue it."""
-        if self.own["trace_file"] is not None and self.accelerator.is_main_process:
-            traced = vars(self.session.config) | {name: getattr(self.args, name) for name in _TRACED}
-            traced["generation_steps"] = round(self.state.max_steps / block_steps(self.args))
-            traced["half_life"] = getattr(getattr(self.allocator, "beliefs", None), "half_life", None)
-            run = {"engine": "ms-swift", "rule": self.session.config.rule, "seed": self.args.seed, "settings": traced}
-            self.session.open_trace(Path(self.args.output_dir) / self.own["trace_file"], run)
+        traced = vars(self.session.config) | {name: getattr(self.args, name) for name in _TRACED}
+        self._open_trace("ms-swift", self.own["trace_file"], traced)
 
 
 def _offered(row: Row) -> Row:

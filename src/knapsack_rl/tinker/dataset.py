@@ -69,6 +69,7 @@ class AllocatedDatasetBuilder(RLDatasetBuilder):  # type: ignore[misc]  # Any, i
             is ``rollout``.
         keep_successes: keep the last success of each prompt, and put it into the place of a rollout where all rollouts
             of a later group fail.
+        kept_max_age: generation steps after which a kept success is not used any more; None for never.
         epochs: passes over ``inner``, without a pool.
         prompt_id: returns the id of a builder's task, where the builder has none: builders with one id share a belief.
         prompt_text: returns the text of a builder's prompt, where its environments are no `ProblemEnv`.
@@ -96,6 +97,7 @@ class AllocatedDatasetBuilder(RLDatasetBuilder):  # type: ignore[misc]  # Any, i
     half_life: float | None = AllocationConfig.half_life
     weighting: Weighting | None = AllocationConfig.weighting
     keep_successes: bool = False
+    kept_max_age: float | None = None
     epochs: int = 1
     prompt_id: PromptId | None = None
     prompt_text: PromptText | None = None
@@ -199,7 +201,7 @@ class AllocatedDataset(RLDataset):  # type: ignore[misc]  # Any, in an environme
         config = options.allocation(inner)
         assert config.pool is not None
         self.pool, steps_per_pass = config.pool, len(inner) / config.pool
-        kept = KeptSuccesses() if options.keep_successes else None
+        kept = KeptSuccesses(max_age=options.kept_max_age) if options.keep_successes else None
         make = options.make_allocator or partial(config.make_allocator, steps_per_pass, kept)
         self.session = Session(config, allocator=make(), steps_per_pass=steps_per_pass, in_order=True)
         few = [*inner.get_batch(0), *(inner.get_batch(1) if len(inner) > 1 else ())]

@@ -165,7 +165,9 @@ class OutcomeTracker:
             lost = int(plan.counts_P[place]) - len(rewards)
             metrics = self.session.give_up(step, [prompt_id] * lost) or metrics
             if metrics and self.kept is not None:
-                metrics |= self._kept_metrics(range(learned, self.learned))
+                kept = self._kept_metrics(range(learned, self.learned))
+                self.session.record_kept(self.learned - 1, kept)
+                metrics |= kept
         self._learn_repeated()
         return metrics
 

@@ -20,12 +20,12 @@ NaN is written as null, and so is an infinite pseudo-count (a point estimate).
 """
 
 from knapsack_rl.trace.reader import Trace, TraceReader, read_records, read_trace
-from knapsack_rl.trace.records import End, Evaluation, Lost, Record, Resume, RunStart, Step
+from knapsack_rl.trace.records import End, Evaluation, Kept, Lost, Record, Resume, RunStart, Step
 from knapsack_rl.trace.writer import TraceWriter, move_aside
 
 TRACE_NAME = "trace.jsonl"
 
 __all__ = [
-    "TRACE_NAME", "End", "Evaluation", "Lost", "Record", "Resume", "RunStart", "Step", "Trace", "TraceReader",
+    "TRACE_NAME", "End", "Evaluation", "Kept", "Lost", "Record", "Resume", "RunStart", "Step", "Trace", "TraceReader",
     "TraceWriter", "move_aside", "read_records", "read_trace",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from knapsack_rl.files import complete_lines
-from knapsack_rl.trace.records import START, End, Evaluation, Lost, Record, Resume, RunStart, Step, decode
+from knapsack_rl.trace.records import START, End, Evaluation, Kept, Lost, Record, Resume, RunStart, Step, decode
 
 
 def read_records(path: Path | str, start: int = 0) -> Iterator[tuple[int, Record | None]]:
@@ -51,6 +51,7 @@ class Trace:
         steps, evals: in the order in which they were made.
         texts: prompt texts by id.
         lost: what the file says of records that could not be written.
+        kept: by step, where successes are kept.
         ended, seconds: why the run ended, and how long after its last start; None while it runs, or if it was killed.
     """
 
@@ -60,6 +61,7 @@ class Trace:
     evals: list[Evaluation] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
     lost: list[Lost] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
     ended: str | None = None
     seconds: float | None = None
     _before_resume: int = field(default=0, init=False, repr=False)
@@ -75,7 +77,10 @@ class Trace:
                 self.texts.update(record.texts or {})
             case Evaluation():
                 self.evals.append(record)
+            case Kept():
+                self.kept.append(record)
             case Resume():
+                self.kept = [kept for kept in self.kept if kept.step < record.step]
                 self.steps = [step for step in self.steps if step.plan.step < record.step]
                 self.evals = [evaluation for evaluation in self.evals if evaluation.step <= record.step]
                 self.ended = self.seconds = None

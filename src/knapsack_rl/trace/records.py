@@ -74,6 +74,18 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Kept successes after generation step ``step``, from trainers that keep them.
+
+    ``metrics`` has their number (``kept``), how many were given to groups that failed (``kept_used``), and their mean
+    age in steps.
+    """
+
+    step: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Resume:
     """The run continued after ``step`` generation steps; records of later ones are superseded."""
 
@@ -97,12 +109,12 @@ class Lost:
     reason: str
 
 
-Record: TypeAlias = RunStart | Step | Evaluation | Resume | Lost | End
+Record: TypeAlias = RunStart | Step | Evaluation | Kept | Resume | Lost | End
 
 
 # The records whose fields are written as they are, by kind.
-_PLAIN: dict[str, type[Evaluation | Resume | Lost | End]] = {
-    "eval": Evaluation, "resume": Resume, "lost": Lost, "end": End,
+_PLAIN: dict[str, type[Evaluation | Kept | Resume | Lost | End]] = {
+    "eval": Evaluation, "kept": Kept, "resume": Resume, "lost": Lost, "end": End,
 }  # fmt: skip
 # Arrays of a plan by their names in the file.
 _PLAN_ARRAYS: dict[str, tuple[str, Any]] = {
@@ -161,8 +173,9 @@ def decode(line: bytes) -> Record | None:
     if kind == "eval":
         rates = fields.numbers("rates") if given.get("rates") is not None else None
         return Evaluation(fields.whole("step"), fields.whole("rollouts"), fields.numbers("metrics"), rates)
-    if kind == "resume":
-        return Resume(fields.whole("step"))
+    if kind in ("kept", "resume"):
+        step = fields.whole("step")
+        return Kept(step, fields.numbers("metrics")) if kind == "kept" else Resume(step)
     if kind == "lost":
         steps = fields.array("steps", (int,), np.int64, 0, LARGEST).tolist()
         return Lost(fields.whole("records"), steps, fields.text("reason"))

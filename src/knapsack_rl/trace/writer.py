@@ -19,7 +19,7 @@ from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
 from knapsack_rl.trace.looks import FeatureLog
 from knapsack_rl.trace.reader import read_records
-from knapsack_rl.trace.records import End, Evaluation, Lost, Record, Resume, RunStart, Step, encode
+from knapsack_rl.trace.records import End, Evaluation, Kept, Lost, Record, Resume, RunStart, Step, encode
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +84,10 @@ class TraceWriter:
     ) -> None:
         """Record an evaluation after ``step`` generation steps and ``rollouts`` rollouts."""
         self._append(Evaluation(step, rollouts, metrics, rates))
+
+    def kept(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record how many successes are kept after a generation step, and what was used of them in it."""
+        self._append(Kept(step, metrics))
 
     def end(self, reason: str) -> None:
         """Record why the run ended, and close the file. A second call does nothing."""
@@ -179,7 +183,7 @@ class TraceWriter:
 
     def _miss(self, record: Record | None, error: Exception) -> None:
         """Note that a record is lost; the first time with a warning."""
-        step = record.plan.step if isinstance(record, Step) else record.step if isinstance(record, Evaluation) else None
+        step = record.plan.step if isinstance(record, Step) else getattr(record, "step", None)
         if record is not None:
             self._missing.append(step)
         if not self._warned:

@@ -44,9 +44,9 @@ OWN: Final = {
 }
 _EPILOG = """\
 All other fields of TRL's GRPOConfig and of KnapsackGRPOConfig are options too, under the same names: --learning_rate
-1e-5 --max_completion_length 512 --report_to wandb ... ; --config reads these names, and those above, from a YAML file.
-Without arguments: the embedded job, which trains a small language model twice from the same start, with uniform groups
-and with the rule `calibrated`, and compares the two.
+1e-5 --max_completion_length 512 --report_to tensorboard,wandb ... ; --config reads these names, and those above, from
+a YAML file. Without arguments: the embedded job, which trains a small language model twice from the same start, with
+uniform groups and with the rule `calibrated`, and compares the two.
 """
 
 
@@ -207,6 +207,8 @@ def trainer_fields(argv: Sequence[str], config: Mapping[str, Any]) -> dict[str, 
     if unknown:
         _refuse_unknown(unknown[0], known, "option" if unknown[0].startswith("-") else "argument")
     given = {name: value for name, value in vars(parsed).items() if value is not absent}
+    if isinstance(given.get("report_to"), str) and "," in given["report_to"]:
+        given["report_to"] = list(_names(given["report_to"]))
     for name in given.keys() & OWN.keys():
         raise TaskError(f"{name} is set by the job: use {OWN[name]}")
     return given

@@ -56,6 +56,19 @@ def check_size(dataset: Any, prompts_per_batch: int, pool: int = 1) -> None:
         )
 
 
+def check_pool(pool: int | None, num_generations: int) -> None:
+    """Check that a group has a row for each of its candidates.
+
+    Raises:
+        ValueError: it has fewer rows.
+    """
+    if pool is not None and pool > num_generations:
+        raise ValueError(
+            f"pool is {pool} and num_generations {num_generations}: the candidates share the rows of a group, so there "
+            "can be at most num_generations"
+        )
+
+
 def warn_of_few_prompts(config: Any, prompts: int) -> None:
     """Say, for a rule that plans, what size of a generation batch leaves something to plan."""
     if prompts < FEW and config.rule != "uniform":

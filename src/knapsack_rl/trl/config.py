@@ -9,6 +9,7 @@ from typing import Any, Literal, get_type_hints
 
 from knapsack_rl.config import AllocationConfig, RuleName, Weighting, from_dialect
 from knapsack_rl.trl.callback import block_steps
+from knapsack_rl.trl.checks import check_pool
 from knapsack_rl.trl.unsloth import keep_unsloth_defaults
 from trl import GRPOConfig
 
@@ -97,6 +98,10 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
             "whole. The kept rollout is off-policy."
         },
     )
+    kept_max_age: float | None = field(
+        default=None,
+        metadata={"help": "Generation steps after which a kept success is not used any more. Default: never."},
+    )
     trace_file: str | None = field(
         default="trace.jsonl", metadata={"help": "Trace file of the run, relative to output_dir; 'none' for no trace."}
     )
@@ -116,11 +121,7 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
         self._chosen_pool, self._chosen_least = self.pool, self.min_generations
         self._allocation = from_dialect(ALIASES, vars(self))
         self._take_resolved()
-        if self.allocation.pool is not None and self.allocation.pool > self.num_generations:
-            raise ValueError(
-                f"pool is {self.pool} and num_generations {self.num_generations}: the candidates share the rows of a "
-                "group, so there can be at most num_generations"
-            )
+        check_pool(self.allocation.pool, self.num_generations)
         if self.load_best_model_at_end and self.save_strategy == "steps" and not self._saves_between_blocks():
             raise ValueError(
                 f"load_best_model_at_end needs checkpoints exactly every save_steps={self.save_steps}, but only every "
@@ -145,10 +146,9 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
 
     def fit_pool(self, most: int) -> None:
         """Limit the default pool to ``most`` prompts per trained prompt; an explicitly set pool is not changed."""
-        pool = self.allocation.pool
-        if self._chosen_pool is None and pool is not None and pool > most:
-            self._allocation = dataclasses.replace(self.allocation, pool=max(most, 1), min_count=self._chosen_least)
-            self._take_resolved()
+        chosen = {"pool": self._chosen_pool, "min_generations": self._chosen_least}
+        self._allocation = from_dialect(ALIASES, vars(self) | chosen, most_pool=most)
+        self._take_resolved()
 
     def _take_resolved(self) -> None:
         """Write the resolved defaults into the fields, so that a printed config shows them."""

@@ -18,6 +18,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from knapsack_rl.advantages import prompt_weights
 from knapsack_rl.allocator import Allocator
 from knapsack_rl.beliefs.looks import Looks, log_odds
 from knapsack_rl.features.policy import hidden_states
@@ -46,7 +47,7 @@ class PlansBatches(_Base):  # type: ignore[misc]
     args: Any
     model: Any
     num_generations: int
-    environment_factories: Any
+    environment_factories: Any = None
     session: Session
     looks: Looks
     _is_vlm: bool
@@ -57,9 +58,9 @@ class PlansBatches(_Base):  # type: ignore[misc]
 
     @property
     def _pool(self) -> int:
-        pool = self.args.allocation.pool
+        pool = self.session.config.pool
         assert pool is not None
-        return int(pool)
+        return pool
 
     def _expand(self, inputs: list[Row]) -> tuple[list[Row], Plan]:
         """Plan the batch, and return this process's rows of it and the plan."""
@@ -162,6 +163,13 @@ class PlansBatches(_Base):  # type: ignore[misc]
         self.session.step = plan.step + 1
         return plan
 
+    def _weighted(self, advantages_PG: torch.Tensor, plan: Plan) -> torch.Tensor:
+        """Advantages of a whole batch by which every prompt weighs the same, where that is set."""
+        if self.session.config.weighting != "prompt":
+            return advantages_PG
+        weights_PG = torch.from_numpy(prompt_weights(plan.counts_P)[plan.group_PG])
+        return advantages_PG * weights_PG.to(advantages_PG)
+
     def _observe(
         self, plan: Plan, rewards_PG: torch.Tensor, tokens_PG: torch.Tensor, kept: Mapping[str, float] | None = None
     ) -> None:
@@ -175,8 +183,21 @@ class PlansBatches(_Base):  # type: ignore[misc]
             optimizer_step=self.state.global_step,
             samples=_samples(plan, rewards, list(self._logs["completion"])[-plan.budget :]),
         )
+        if kept:
+            self.session.record_kept(plan.step, kept)
         for name, value in {**metrics, **(kept or {})}.items():
             self._metrics["train"][f"knapsack/{name}"].append(value)
+
+    def _open_trace(self, engine: str, file: str | None, settings: dict[str, Any]) -> None:
+        """Begin the trace or, after a checkpoint was loaded, continue it; only the main process writes."""
+        if file is None or not self.accelerator.is_main_process:
+            return
+        settings["generation_steps"] = round(self.state.max_steps / block_steps(self.args))
+        settings["model"] = getattr(self.model.config, "_name_or_path", "")
+        # As it was resolved, so that a replay of the trace has the same.
+        settings["half_life"] = getattr(getattr(self.allocator, "beliefs", None), "half_life", None)
+        run = {"engine": engine, "rule": self.session.config.rule, "seed": self.args.seed, "settings": settings}
+        self.session.open_trace(Path(self.args.output_dir) / file, run)
 
     def _adapter_state(self) -> State:
         """What a checkpoint holds beside the session: hidden states are those of a prompt's first look."""
@@ -202,7 +223,6 @@ class PlansBatches(_Base):  # type: ignore[misc]
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            folder.mkdir(parents=True, exist_ok=True)
             (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
             self.session.save_to(folder, trainer_step=self.state.global_step, adapter=self._adapter_state())
         super()._save_checkpoint(model, trial)
@@ -215,9 +235,7 @@ class PlansBatches(_Base):  # type: ignore[misc]
         batches = self.state.global_step / block_steps(self.args)
         state = self.session.load_from(Path(checkpoint), int(batches), self.state.global_step)
         self._load_adapter((state or {}).get("adapter") or {})
-        if not state:
-            logger.warning("%s holds no beliefs of knapsack-rl: every prompt counts as unseen", checkpoint)
-        elif not batches.is_integer():
+        if state and not batches.is_integer():
             logger.warning(
                 "%s was saved in the middle of a generated batch, whose rest is lost: the run goes on, but not bit for "
                 "bit as if it had never stopped",

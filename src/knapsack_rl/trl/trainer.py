@@ -12,13 +12,11 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from trl.trainer.utils import get_config_model_id
 
-from knapsack_rl.advantages import prompt_weights
 from knapsack_rl.allocator import Allocator, KnapsackAllocator
 from knapsack_rl.beliefs.looks import Looks
 from knapsack_rl.files import State
@@ -27,7 +25,7 @@ from knapsack_rl.plan import Plan
 from knapsack_rl.session import Session
 from knapsack_rl.shaping import Rarity
 from knapsack_rl.trl.advantages import Advantages, grpo_advantages
-from knapsack_rl.trl.callback import KnapsackCallback, block_steps
+from knapsack_rl.trl.callback import KnapsackCallback
 from knapsack_rl.trl.checks import (
     check_ids,
     check_prompt,
@@ -187,19 +185,11 @@ class KnapsackMixin(PlansBatches, _Base):  # type: ignore[misc]  # TRL ships no 
             self.session.restart_at(self.session.step)
         if self.trace is not None:
             self.trace.close()
-        # Only the main process writes.
-        if self.args.trace_file is not None and self.accelerator.is_main_process:
-            settings = {name: getattr(self.args, name) for name in _TRACED}
-            settings["generation_steps"] = round(self.state.max_steps / block_steps(self.args))
-            settings["model"] = getattr(self.model.config, "_name_or_path", "")
-            # As it was resolved, so that a replay of the trace has the same.
-            settings["half_life"] = getattr(getattr(self.allocator, "beliefs", None), "half_life", None)
-            run = {"engine": "trl", "rule": self.args.rule, "seed": self.args.seed, "settings": settings}
-            self.session.open_trace(Path(self.args.output_dir) / self.args.trace_file, run)
+        self._open_trace("trl", self.args.trace_file, {name: getattr(self.args, name) for name in _TRACED})
 
     def _check_dataset(self, prompts: int) -> None:
         """Check what can be known of the data set and the reward functions without reading a row."""
-        check_size(self.train_dataset, prompts, self._pool)
+        check_size(self.train_dataset, prompts, self.args.pool)
         columns = columns_of(self.train_dataset)
         if columns is not None:
             check_prompt(columns, prompt_needed=self.environment_factories is None)
@@ -211,7 +201,7 @@ class KnapsackMixin(PlansBatches, _Base):  # type: ignore[misc]  # TRL ships no 
 
     def _keep_successes(self) -> None:
         """Create the store of kept successes, if they are asked for, and show it to the rule."""
-        self.kept = KeptSuccesses() if self.args.keep_successes else None
+        self.kept = KeptSuccesses(max_age=self.args.kept_max_age) if self.args.keep_successes else None
         if self.kept is not None:
             check_keep_successes(self)
             if isinstance(self.allocator, KnapsackAllocator):
@@ -237,10 +227,7 @@ class KnapsackMixin(PlansBatches, _Base):  # type: ignore[misc]  # TRL ships no 
 
     def _replace_advantages(self, batch: dict[str, Any], advantages: Advantages, plan: Plan) -> None:
         """Correct what depends on groups: advantages in the batch and the completions table, and logged metrics."""
-        all_rows = advantages.advantages_PG
-        if self.args.group_weighting == "prompt":
-            weights_PG = prompt_weights(plan.counts_P)[plan.group_PG]
-            all_rows = all_rows * torch.from_numpy(weights_PG).to(all_rows.device, torch.float32)
+        all_rows = self._weighted(advantages.advantages_PG, plan)
         if self.rarity is not None:
             prompts, completions = (list(self._logs[name])[-plan.budget :] for name in ("prompt", "completion"))
             rarity_PG = self.rarity.weights(plan.group_PG, prompts, completions)

@@ -105,6 +105,7 @@ class _Learning(_Base):  # type: ignore[misc]  # verl ships no types
                 rows = [row for row in learned if len(_last_outputs(keys[row[1].uid])) == len(keys[row[1].uid])]
                 threshold = self.run.session.success_threshold
                 self.kept = use_kept(self.run.kept, rows, threshold, partition_snapshot)
+                self.run.session.record_kept(self.optimizer_step, self.kept)
             alone = {uid for uid in uids if len(_last_outputs(keys[uid])) == 1 and not self.run.stock}
             if alone:
                 tq.kv_clear(partition_id=partition_id, keys=[key for uid in alone for key in keys[uid]])

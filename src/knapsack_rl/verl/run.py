@@ -83,7 +83,7 @@ class SharedRun:
             BeliefFileError: the saved state is damaged, or of another rule.
         """
         self.config, self.settings, self.estimator = config, settings, config.algorithm.adv_estimator
-        self.kept = KeptSuccesses() if settings.keep_successes else None
+        self.kept = KeptSuccesses(max_age=settings.kept_max_age) if settings.keep_successes else None
         allocator = settings.allocation.make_allocator(kept=self.kept)
         self.session = Session(settings.allocation, allocator=allocator)
         self.looks = PromptLooks(settings.features) if settings.allocation.rule == "calibrated" else None
@@ -96,9 +96,7 @@ class SharedRun:
         if checkpoint is not None:
             step = int(checkpoint.name.rpartition("global_step_")[2])
             state = self.session.load_from(checkpoint, step_without_state=step)
-            if state is None:
-                logger.warning("%s holds no beliefs of knapsack-rl: every prompt counts as unseen", checkpoint)
-            elif state.get("adapter") or (checkpoint / GROUPS_FILE).exists():
+            if state is not None and (state.get("adapter") or (checkpoint / GROUPS_FILE).exists()):
                 saved = state.get("adapter") or read_state(checkpoint / GROUPS_FILE)  # a file of its own before 0.9
                 self.planned = {uid: PlannedGroup(*group) for uid, group in saved["groups"].items()}
                 self.ahead = int(saved.get("ahead", 0))
@@ -274,7 +272,6 @@ class SharedRun:
 
     def save(self, checkpoint: Path) -> None:
         """Write the state beside verl's own files."""
-        checkpoint.mkdir(parents=True, exist_ok=True)
         groups = {uid: list(group) for uid, group in self.planned.items()}
         kept = None if self.kept is None else self.kept.state_dict()
         self.session.save_to(checkpoint, adapter={"groups": groups, "ahead": self.ahead, "kept": kept})

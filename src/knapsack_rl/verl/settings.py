@@ -9,6 +9,7 @@ from typing import Any, Literal
 from knapsack_rl.config import AllocationConfig, from_dialect
 from knapsack_rl.features.prompts import AUTO, TEXT, PromptLooks, resolved
 from knapsack_rl.features.text import TextFeatures
+from knapsack_rl.kept import KeptSuccesses
 
 # Names in verl's configuration of the fields of `AllocationConfig` that have another name there.
 ALIASES = {
@@ -28,6 +29,7 @@ DEFAULTS: Mapping[str, Any] = {
     "features": AUTO,
     "ask": True,
     "keep_successes": False,
+    "kept_max_age": None,
     "prompt_id": "index",
     "trace_file": "trace.jsonl",
 }
@@ -37,6 +39,8 @@ _CHOICES: Mapping[str, tuple[object, ...]] = {
     "ask": (True, False), "keep_successes": (True, False), "prompt_id": ("index", "content"),
 }  # fmt: skip
 
+# Settings beside those of `AllocationConfig`.
+_OWN = ("features", "ask", "keep_successes", "kept_max_age", "prompt_id", "trace_file")
 # Settings for which nothing is a choice.
 _NONE = ("features", "trace_file")
 
@@ -72,6 +76,7 @@ class Settings:
             written, or None; ``auto`` has been resolved.
         ask: ask for one greedy token of each candidate, under ``rule=calibrated``, where the engine can be asked.
         keep_successes: let a prompt's last success replace a rollout of its groups that fail as a whole.
+        kept_max_age: generation steps after which a kept success is not used any more; None for never.
         prompt_id: how rows without a column ``prompt_id`` are told apart: ``index`` by all columns, ``content`` by all
             but the index, so that copies of a row share one belief.
         trace_file: record of the run, relative to ``trainer.default_local_dir``; ``none`` writes none.
@@ -82,6 +87,7 @@ class Settings:
     features: str | None
     ask: bool
     keep_successes: bool
+    kept_max_age: float | None
     prompt_id: Literal["index", "content"]
     trace_file: str | None
     given: frozenset[str] = frozenset()
@@ -104,8 +110,9 @@ class Settings:
             if values[name] not in choices:
                 listed = " or ".join(str(choice).lower() for choice in choices)
                 raise ConfigError(f"knapsack.{name} is {values[name]!r}: choose {listed}")
-        own = {name: values[name] for name in ("features", "ask", "keep_successes", "prompt_id", "trace_file")}
+        own = {name: values[name] for name in _OWN}
         try:
+            KeptSuccesses(max_age=own["kept_max_age"])
             named = frozenset(name for name, value in given.items() if value is not None or name in _NONE)
             settings = cls(allocation=_allocation(config, values), **own, given=named)
             if settings.features == TEXT:
