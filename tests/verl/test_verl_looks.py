@@ -103,7 +103,7 @@ def test_every_candidate_is_asked_once_and_planned_with_what_was_said(
     world.generate(2, prompts_of(kept), uids=kept)  # as verl submits groups again after a resume
     assert client.asked == []
     _, metrics = world.buffer.sample(2, "train", 4)
-    assert metrics["knapsack/looks_unknown"] == 0
+    assert metrics["knapsack/look_unknown"] == 0
     assert metrics["knapsack/look_seconds"] > 0
 
 
@@ -125,7 +125,7 @@ def test_a_look_that_fails_costs_its_prompt_the_confidence_and_not_the_step(
         batch, metrics = world.buffer.sample(step, "train", 4)
         world.queue.kv_clear(batch.keys, "train")
         assert len(batch.keys) == 16
-        assert metrics["knapsack/looks_unknown"] == 0.25
+        assert metrics["knapsack/look_unknown"] == 0.25
     assert caplog.text.count("1 of 4 looks failed") == 1  # said once
     client.failing = dict.fromkeys(words_of(offered), said)
     world.generate(3, offered)

@@ -157,7 +157,7 @@ class KnapsackAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]  # ver
             began = time.perf_counter()
             log_prob_P = self.next_token.log_probs(prompts)
         unknown = float(np.isnan(log_prob_P).mean())
-        self.run.looked = {"look_seconds": time.perf_counter() - began, "looks_unknown": unknown}
+        self.run.looked = {"look_seconds": time.perf_counter() - began, "look_unknown": unknown}
         return log_prob_P
 
     def _register(self, chosen: Any, uids: Sequence[str]) -> None:

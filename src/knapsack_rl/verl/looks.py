@@ -61,7 +61,7 @@ class NextToken:
             mm_processor_kwargs=config.data.get("mm_processor_kwargs", {}),
             processor=model.processor,
         )
-        self._failures = FailedLooks("knapsack/looks_unknown")
+        self._failures = FailedLooks("knapsack/look_unknown")
 
     def log_probs(self, prompts: Sequence[Any]) -> FloatArray:
         """Ask for each prompt once, ``[P]``; NaN where the call failed or the prompt is not of text alone.
