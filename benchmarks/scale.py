@@ -21,11 +21,13 @@ from benchmarks.measure import Row, machine, peak_megabytes, table
 from benchmarks.subjects import met
 from knapsack_rl.notation import FloatArray
 from knapsack_rl.outcomes import Outcomes
-from knapsack_rl.rollouts import WorkerSpeeds, deal
+from knapsack_rl.rollouts import WorkerSpeeds, deal, deal_tasks
 
 # Prompts, workers and slots of the simulated clusters.
 CLUSTERS = ((256, 16, 8), (256, 16, 32), (1024, 64, 16), (8192, 1000, 8))
 LEARNING_STEPS = 20
+# Tasks of a step and workers, where tasks are dealt whole.
+WHOLE = ((64, 16), (512, 16), (512, 64))
 STEPS = 6  # generated after each deal: the time of one step depends on its longest answer
 
 
@@ -136,6 +138,32 @@ def _run_of_steps(prompts: int, workers: int, slots: int, seed: int) -> tuple[fl
     return found / known, times[1, 1:].sum() / times[0, 1:].sum(), alike / known
 
 
+def whole_tasks(seeds: int) -> Iterator[Row]:
+    """Equal tasks of random times on workers of unknown speed, dealt whole (ATA): over the dealer that knows them."""
+    for tasks, workers in WHOLE:
+        ratios = np.array([_run_of_tasks(tasks, workers, seed) for seed in range(seeds)])
+        bound = 1 + 4 * np.log(tasks)
+        yield _ratio(f"{tasks} whole tasks on {workers}: speeds learned / known", ratios[:, 0], most=bound)
+        yield _ratio("  the same number for each / known", ratios[:, 1])
+
+
+def _run_of_tasks(tasks: int, workers: int, seed: int) -> tuple[float, float]:
+    """Total time with learned speeds, and with equal numbers of tasks, over that with known speeds."""
+    random = np.random.default_rng([4, seed])
+    mean_W, learned = np.exp(random.uniform(0, np.log(8), workers)), WorkerSpeeds(workers)
+    equal = np.diff(np.arange(workers + 1) * tasks // workers)
+    times = np.zeros(3)
+    for _ in range(LEARNING_STEPS):
+        dealt = deal_tasks(tasks, mean_W), deal_tasks(tasks, 1 / learned.optimistic()), equal
+        for row, counts_W in enumerate(dealt):
+            # The time of n tasks of exponential length is a gamma variable.
+            seconds_W = mean_W * random.gamma(np.maximum(counts_W, 1))
+            times[row] += (seconds_W * (counts_W > 0)).max()
+            if row == 1:
+                learned.observe(counts_W.astype(np.float64), seconds_W)
+    return times[1] / times[0], times[2] / times[0]
+
+
 def _ratio(what: str, ratios: FloatArray, most: float | None = None) -> Row:
     """The median over seeds with its 95 % bootstrap interval."""
     drawn = np.random.default_rng(0).choice(ratios, (2000, ratios.size))
@@ -155,7 +183,7 @@ def main() -> None:
     where, seeds = machine(), 3 if options.quick else 21
     print(f"{where}\n\n{table([*costs(options.quick)])}\n")
     print(f"{seeds} seeds: median, and its 95 % interval\n")
-    print(table([*makespans(seeds, clusters), *unknown_speeds(min(seeds, 11), clusters)]))
+    print(table([*makespans(seeds, clusters), *unknown_speeds(min(seeds, 11), clusters), *whole_tasks(seeds)]))
 
 
 if __name__ == "__main__":
