@@ -4,6 +4,7 @@
 |---|---|
 | `Shuffled` | the default with its forecasts given to other candidates: what beliefs are worth |
 | `StopWhenMixed` | the oracle with 16 rounds: true rates, and no further rollout of a group that is mixed |
+| `ByTokens` | `beta-pool` with a budget in tokens: a rollout costs the expected length of its answer |
 
 Run from the root of a checkout, for example
 
@@ -51,6 +52,16 @@ class Shuffled(OneRound):
         assert isinstance(inner, OneRound)
         inner.allocator.beliefs = _Permuted(inner.allocator.beliefs, context.seed)  # type: ignore[attr-defined]
         super().__init__(inner.allocator, inner.pool, inner.features)
+
+
+class ByTokens(OneRound):
+    """`beta-pool` whose steps spend the tokens that their rollouts would take on average."""
+
+    def __init__(self, context: RuleContext) -> None:
+        inner = make_strategy("beta-pool", context)
+        assert isinstance(inner, OneRound)
+        inner.allocator.token_share = lambda _: 1.0  # type: ignore[attr-defined]
+        super().__init__(inner.allocator, inner.pool)
 
 
 class StopWhenMixed(SavedToFile):

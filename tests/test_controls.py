@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from benchmarks.controls import ROUNDS, Shuffled, StopWhenMixed, index
+from benchmarks.controls import ROUNDS, ByTokens, Shuffled, StopWhenMixed, index
 
 from knapsack_arena.registry import RuleContext, make_strategy
+from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.values import information_gain
 from scripted import Script, asked, trained
 
@@ -59,3 +60,14 @@ def test_forecasts_are_permuted() -> None:
         chosen[name] = sum(prompt_id in IDS[16:] for prompt_id in request) / len(request)
     assert chosen["calibrated-pool"] > 0.9
     assert 0.1 < chosen["shuffled"] < 0.9
+
+
+def test_a_budget_in_tokens_buys_more_short_answers() -> None:
+    """Equal rates, and answers of 10 or 100 tokens: 32 rollouts of 55 tokens on average are up to 176 short ones."""
+    strategy = ByTokens(RuleContext(groups=8, prompts=32, average=4))
+    counts = np.full(32, 4)
+    tokens = np.repeat(np.where(np.arange(32) < 16, 10, 100), counts)
+    strategy.allocator.observe(Outcomes(0, IDS, counts, np.tile([1.0, 0.0], 64), tokens))
+    (request,) = asked(Script(dict.fromkeys(IDS, "10" * 100)).run_step(strategy, groups=8, budget=32, step=1))
+    short = sum(request.get(prompt_id, 0) for prompt_id in IDS[:16])
+    assert 100 < short < sum(request.values()) <= 176
