@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from slime_world import REAL, World, arguments
 
-from knapsack_rl import content_id
+from knapsack_rl import content_id, group_advantages
 from knapsack_rl.slime import hooks
 from knapsack_rl.slime.source import PLANNED, PlansGroups
 from knapsack_rl.trace import read_trace
@@ -137,6 +137,23 @@ def test_uneven_slots_weigh_as_set(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         share = np.abs(np.array(ours)[rows] * tokens).sum() / tokens.sum()
         weight = 1 if weighting == "prompt" else size / np.mean(sizes)
         assert share == pytest.approx(weight * np.abs(plain).mean(), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "given", "scale"),
+    [
+        ("grpo", {}, "group"), ("grpo", {"scale": None}, "group"), ("grpo", {"scale": "none"}, "none"),
+        ("gspo", {"scale": "batch"}, "batch"), ("reinforce_plus_plus_baseline", {}, "none"),
+    ],
+)  # fmt: skip
+def test_advantages_are_divided_as_set_or_as_the_estimator_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, estimator: str, given: dict[str, Any], scale: Any
+) -> None:
+    knapsack = {"rule": "uniform", "weighting": "rollout"} | given
+    args = arguments(tmp_path, ROWS, 6, knapsack=knapsack, advantage_estimator=estimator, calculate_per_token_loss=True)
+    samples, rewards, ours = World(monkeypatch, args, by_hardness).step()
+    expected = group_advantages([sample.group_index for sample in samples], rewards, scale, epsilon=1e-6)
+    np.testing.assert_allclose(ours, expected, atol=1e-12)
 
 
 def test_answers_that_were_lost_are_no_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

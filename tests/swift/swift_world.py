@@ -78,6 +78,7 @@ def arguments(
         "save_total_limit": 9, "split_dataset_ratio": 0, "gradient_checkpointing": "false", "dataset_num_proc": 1,
         "load_from_cache_file": "false", "beta": 0, "bf16": "false", "fp16": "false", "use_cpu": "true",
         "logging_steps": 1, "learning_rate": 1e-2, "seed": 3, "dataset_shuffle": "true",
+        "check_model": "false",  # which asks a hub
     } | changes  # fmt: skip
     return [text for name, value in given.items() for text in (f"--{name}", str(value))]
 

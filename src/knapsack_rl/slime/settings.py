@@ -11,7 +11,7 @@ from knapsack_rl.features.prompts import AUTO, resolved
 ALIASES = {name: f"knapsack.{name}" for name in FIELDS}
 # Settings of the adapter alone. ``scale``: what advantages are divided by, the deviation of the ``group``, of the
 # ``batch``, or ``none``; by default as the estimator has it.
-OWN: dict[str, Any] = {"features": AUTO, "scale": AUTO, "trace_file": "trace.jsonl"}
+OWN: dict[str, Any] = {"features": AUTO, "scale": None, "trace_file": "trace.jsonl"}
 
 # Estimators that compare the answers of a prompt, with what slime divides by.
 SCALES = {"grpo": "group", "gspo": "group", "cispo": "group", "reinforce_plus_plus_baseline": "none"}
@@ -43,7 +43,7 @@ def read_settings(args: Namespace) -> tuple[AllocationConfig, dict[str, Any]]:
             f"knapsack.pool is {allocation.pool} and knapsack.min_count {allocation.min_count}: slime waits for "
             "--rollout-batch-size prompts a step, so none can be left out; leave both away"
         )
-    own["scale"] = SCALES[args.advantage_estimator] if own["scale"] == AUTO else own["scale"] or "none"
+    own["scale"] = given.get("scale") or SCALES[args.advantage_estimator]
     if own["scale"] not in ("group", "batch", "none"):
         raise ValueError(f"knapsack.scale is {own['scale']!r}: choose group, batch or none")
     own["features"] = resolved(own["features"]) if allocation.rule == "calibrated" else None
