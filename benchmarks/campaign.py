@@ -2,7 +2,8 @@
 
     python -m benchmarks.campaign tune        # every rule over learning rates and sizes of steps, on tuning seeds
     python -m benchmarks.campaign evidence    # each rule at its best and at the common setting, on other base models
-    python -m benchmarks.campaign table       # the tables of both campaigns in docs/lab.md
+    python -m benchmarks.campaign smollm2     # three rules at two learning rates on a pretrained model
+    python -m benchmarks.campaign table       # the tables of these campaigns, in docs/lab.md and docs/paper.md
 
 A trial that has a line in the file is not run again. Lines of several machines may be joined: a trial's numbers depend
 on its rule, regime, seed and budget; versions and processor are recorded with it.
@@ -42,7 +43,9 @@ TUNING_SEEDS: Final = (0,)
 INSTANCES: Final = (1, 2, 3)
 SEEDS: Final = (10, 11, 12, 13)
 LONGER: Final = 1.5
-_METRICS: Final = ("held_out_p", "hard_half_p", "coverage", "mixed_rollouts", "mixed_groups")
+_METRICS: Final = (
+    "held_out_p", "hard_half_p", "coverage", "mixed_rollouts", "mixed_groups", "mixed_prompts", "overhead", "prefill",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -233,16 +236,20 @@ def tuned_settings(evidence_lines: Iterable[Line], tuned: Sequence[Line]) -> dic
 
 
 def write_table(lines: Sequence[Line], page: Path) -> int:
-    """Write the tables of both campaigns between their marks on a page."""
-    from benchmarks import evidence_tables
+    """Write the tables of all campaigns between their marks on a page, and the paper's claims on the one beside it."""
+    from benchmarks import evidence_tables, smollm2
     from benchmarks.arena import splice
     from benchmarks.campaign_tables import MARKS, tuning_tables
 
     text = splice(page.read_text(encoding="utf-8"), tuning_tables(lines), *MARKS)
     found = read(RESULTS / "evidence.jsonl")
     text = splice(text, evidence_tables.evidence_tables(found, tuned_settings(found, lines)), *evidence_tables.MARKS)
-    page.write_text(text, encoding="utf-8")
-    print(page)
+    found, claims = read(smollm2.LINES), page.with_name("paper.md")
+    studied = smollm2.section(found, smollm2.start_file(smollm2.LINES))
+    page.write_text(splice(text, studied, *smollm2.MARKS), encoding="utf-8")
+    claimed = splice(claims.read_text(encoding="utf-8"), smollm2.claims(found), *smollm2.MARKS)
+    claims.write_text(claimed, encoding="utf-8")
+    print(page, claims)
     return 0
 
 
@@ -256,25 +263,31 @@ def shown(line: Mapping[str, Any]) -> str:
 
 
 def main() -> int:
+    from benchmarks import smollm2
+
     parser = argparse.ArgumentParser(prog="python -m benchmarks.campaign", description=__doc__)
-    parser.add_argument("campaign", choices=("tune", "evidence", "table"))
-    parser.add_argument("--rules", default=",".join(RULES), help="names with options, separated by commas")
+    parser.add_argument("campaign", choices=("tune", "evidence", "smollm2", "table"))
+    parser.add_argument("--rules", help="names with options, separated by commas")
     parser.add_argument("--regimes", default=",".join(REGIMES))
-    parser.add_argument("--seeds", default=",".join(map(str, TUNING_SEEDS)), help="tuning seeds")
+    parser.add_argument("--seeds", help="of the campaigns tune and smollm2")
     parser.add_argument("--out", type=Path, help="file of the lines; by default in benchmarks/results")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes at a time")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no trial after this time")
     parser.add_argument("--list", action="store_true", help="print the unfinished trials and end")
     options = parser.parse_args()
-    if options.campaign == "table":
-        return write_table(read(options.out or RESULTS / "tuning.jsonl"), ROOT / "docs" / "lab.md")
-    rules, regimes = options.rules.split(","), options.regimes.split(",")
     tuned = RESULTS / "tuning.jsonl"
-    path = options.out or RESULTS / f"{'tuning' if options.campaign == 'tune' else 'evidence'}.jsonl"
+    if options.campaign == "table":
+        return write_table(read(options.out or tuned), ROOT / "docs" / "lab.md")
+    regimes = options.regimes.split(",")
+    rules = options.rules.split(",") if options.rules else smollm2.RULES if options.campaign == "smollm2" else RULES
+    seeds = [int(seed) for seed in options.seeds.split(",")] if options.seeds else None
     if options.campaign == "tune":
-        jobs = tuning(rules, regimes, [int(seed) for seed in options.seeds.split(",")])
+        path, jobs = tuned, tuning(rules, regimes, seeds or TUNING_SEEDS)
+    elif options.campaign == "smollm2":
+        path, jobs = smollm2.LINES, smollm2.jobs(rules, seeds or smollm2.SEEDS)
     else:
-        jobs = evidence(read(tuned), rules, regimes)
+        path, jobs = RESULTS / "evidence.jsonl", evidence(read(tuned), rules, regimes)
+    path = options.out or path
     left = unfinished(jobs, read(path))
     print(f"{len(left)} of {len(jobs)} trials are left", flush=True)
     if options.list:
@@ -282,6 +295,8 @@ def main() -> int:
         return 0
     until = time.time() + 60 * options.minutes
     build_base_models(left)
+    if options.campaign == "smollm2" and not smollm2.start_file(path).exists():
+        smollm2.write_start(smollm2.start_file(path))
     for done, line in enumerate(run(left, path, options.workers, until), 1):
         print(f"{done:4} of {len(left)}  {shown(line)}", flush=True)
     return 0

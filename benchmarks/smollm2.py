@@ -24,7 +24,7 @@ LINES: Final = RESULTS / "smollm2.jsonl"
 # Equal division, the published rule, and the default of the TRL adapter.
 RULES: Final = ("uniform", "paper", "calibrated-pool@prompt")
 # Factors on the regime's; the best is chosen on the tuning seed, the first one.
-RATES: Final = (1.0, 2.0)
+RATES: Final = (1.0, 0.5)
 SEEDS: Final = (0, 1)
 START_OF: Final = {"train": "training prompts", "heldout": "held-out prompts"}
 
@@ -139,8 +139,9 @@ def _start(start: dict[str, dict[str, list[float]]]) -> str:
 
 
 def _best(lines: Sequence[Line], rule: str) -> str:
+    names = [with_setting(rule, rate, 1) for rate in RATES]
     try:
-        return best(lines, rule, REGIME)
+        return best([line for line in lines if line["rule"] in names], rule, REGIME)
     except ValueError:  # no run yet
         return rule
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -13,11 +14,13 @@ pytest.importorskip("transformers")
 
 from knapsack_arena.compare.metrics import SCHEMA
 from knapsack_arena.compare.trials import run_trial
-from knapsack_arena.lab.environment import Loss
+from knapsack_arena.lab.environment import LanguageModelEnvironment, LookName, Loss
 from knapsack_arena.lab.options import Options, split_rule
 from knapsack_arena.lab.trials import find_regime, lab_trial
 from knapsack_arena.registry import REGISTRY, RuleContext
 from knapsack_rl.__main__ import main
+from knapsack_rl.beliefs.looks import scaled
+from knapsack_rl.features.text import TextFeatures
 from knapsack_rl.notation import PromptFeatures
 
 TINY = f"{Path(__file__).with_name('tiny_regimes.py')}:tiny"
@@ -116,14 +119,40 @@ def test_a_trial_has_the_sizes_of_its_regime() -> None:
 def test_the_loss_behind_a_rule() -> None:
     assert split_rule("uniform") == ("uniform", Options())
     assert split_rule("uniform@prompt") == ("uniform", Options(Loss("prompt")))
-    assert split_rule("a@b.py:rule@unscaled") == ("a@b.py:rule", Options(Loss(scaled=False)))
+    assert split_rule("a@b.py:rule@unscaled") == ("a@b.py:rule", Options(Loss(scale=None)))
     assert split_rule("a@b.py:rule") == ("a@b.py:rule", Options())
-    assert split_rule("uniform@prompt-unscaled")[1].loss == Loss("prompt", scaled=False)
+    assert split_rule("uniform@prompt-unscaled")[1].loss == Loss("prompt", scale=None)
     name, options = split_rule("paper@prompt@lr=2@step=1/4@priced@ratio")
     assert (name, options.learning_rate, options.divisor, options.priced) == ("paper", 2.0, 4, True)
     assert options.loss == Loss("prompt", kept="successes", ratio=True)
     assert split_rule("uniform@kept-failures")[1] == Options(Loss(kept="failures"))
+    assert split_rule("calibrated-pool@look=texts") == ("calibrated-pool", Options(look="texts"))
     assert split_rule("uniform@kept")[1] == Options(Loss(kept="successes"))
+
+
+@pytest.mark.parametrize("look", ["policy", "base", "texts"])
+def test_what_tells_prompts_apart(look: LookName) -> None:
+    """Only the present confidence changes with the policy, unless a prompt is seen for the first time."""
+    regime = find_regime(TINY)
+    environment = LanguageModelEnvironment(regime, 0, look=look)
+    early, late = environment.prompt_ids[:4], environment.prompt_ids[4:8]
+    before = environment.hidden_states(early)
+    base = environment.policy.hidden_states(range(8))
+    for parameter in environment.policy.model.parameters():  # type: ignore[attr-defined]
+        parameter.data.mul_(1.5)
+    after, first = environment.hidden_states(early), environment.hidden_states(late)
+    assert np.array_equal(before.features_P_F, after.features_P_F)
+    assert (before.confidence_P_C != after.confidence_P_C).any()
+    expected = {
+        "policy": environment.policy.hidden_states(range(4, 8))[:, :-1],
+        "base": base[4:, :-1],
+        "texts": TextFeatures()(late).features_P_F,
+    }
+    assert np.allclose(first.features_P_F, scaled(expected[look]), atol=1e-2)
+    for other in set(expected) - {look}:
+        assert expected[other].shape != expected[look].shape or not np.allclose(
+            first.features_P_F, scaled(expected[other]), atol=1e-2
+        )
 
 
 @pytest.mark.parametrize("option", ["lr=0", "lr=fast", "step=0.5", "step=1/0", "lr=nan", "lr=-1"])
@@ -161,7 +190,7 @@ def test_rules_are_given_true_rates_and_hidden_states(monkeypatch: pytest.Monkey
         (["--rules", "dapo,dapo"], "name at least one rule, and none twice: dapo, dapo"),
         (
             ["--regimes", "moon"],
-            "there is no regime 'moon': choose from skills, keys, tail, long, hopeless, or give one of your own",
+            "there is no regime 'moon': choose from skills, keys, tail, long, hopeless, smollm2, or give one",
         ),
         (["--regimes", "gone.py:tiny"], "there is no file gone.py"),
         (["--regimes", f"{TINY}:tiny,{TINY}"], "there is no"),

@@ -14,7 +14,7 @@ from benchmarks.campaign import Line
 from knapsack_arena.lab.arithmetic import verify
 from knapsack_arena.lab.environment import LanguageModelEnvironment
 from knapsack_arena.lab.regimes import Regime
-from knapsack_arena.lab.short_answers import FAMILIES, LEVELS, LONGEST, problems
+from knapsack_arena.lab.short_answers import EXAMPLES, LEVELS, LONGEST, problems, question
 from knapsack_arena.lab.wide_policy import WidePolicy
 from knapsack_rl.tasks.recipe import Recipe
 from tiny_regimes import tiny
@@ -28,7 +28,13 @@ def test_problems_are_right_different_and_of_all_levels() -> None:
     assert all(verify(problem.prompt, problem.answer) for problem in every)
     assert all(len(problem.answer) < LONGEST for problem in every)  # a digit is a token, and there is one for the end
     for part in parts:
-        assert {problem.source for problem in part} == {f"{family}-{level}" for family in FAMILIES for level in LEVELS}
+        assert {problem.source for problem in part} == {
+            f"{family}-{level}" for family, levels in LEVELS.items() for level in range(len(levels))
+        }
+    for problem in every:  # the question is the problem, spaced
+        assert question(problem).removeprefix(EXAMPLES).replace(" ", "").removesuffix("=") == problem.prompt.rstrip("=")
+        assert question(problem).startswith(EXAMPLES)
+        assert question(problem).endswith(" = ")
     assert problems((45, 18, 90), seed=1) == parts
     assert problems((45, 18, 90), seed=2) != parts
 
@@ -65,15 +71,15 @@ def _line(rule: str, seed: int, end: float) -> Line:
 
 def test_the_study_compares_each_rule_at_its_best_rate_with_uniform_at_its_best(tmp_path: Path) -> None:
     assert len(smollm2.jobs()) == len(set(smollm2.jobs())) == 12
-    lines = [_line("uniform", seed, 0.4) for seed in (0, 1)] + [_line("uniform@lr=2", seed, 0.5) for seed in (0, 1)]
-    lines += [_line("paper", 0, 0.47), _line("paper@lr=2", 0, 0.6)]
+    lines = [_line("uniform", seed, 0.4) for seed in (0, 1)] + [_line("uniform@lr=0.5", seed, 0.5) for seed in (0, 1)]
+    lines += [_line("paper", 0, 0.47), _line("paper@lr=0.5", 0, 0.6)]
     start = tmp_path / "start.json"
     start.write_text(json.dumps({"train": {"gcd-0": [0.01, 0.5]}, "heldout": {"gcd-0": [0.97]}}), encoding="utf-8")
     found = smollm2.section(lines, start)
     assert "2 training prompts: mean 25.5 %, 50 % of them below .05 (0 % below .01), 50 % between" in found
     rows = {row.split(" | ")[0]: row for row in found.splitlines() if "(best)" in row}
-    assert " | 2 (best) | 2 | 35.0 | - | 50.0 | - | - | 38 % |" in rows["| `uniform`"]
-    assert " | 2 (best) | 1 | 40.0 | +5.00 | 60.0 | +10.00 | 0.75 | 38 % |" in rows["| `paper`"]
+    assert " | 0.5 (best) | 2 | 35.0 | - | 50.0 | - | - | 38 % |" in rows["| `uniform`"]
+    assert " | 0.5 (best) | 1 | 40.0 | +5.00 | 60.0 | +10.00 | 0.75 | 38 % |" in rows["| `paper`"]
     assert "| 50.0 | 60.0 (+10.00) |" in smollm2.claims(lines)
     assert smollm2.claims([]) == "No run has ended yet."
 

@@ -56,6 +56,16 @@ def test_the_same_seed_samples_the_same_answers_and_their_log_probabilities(both
             np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
 
 
+def test_a_prompt_may_begin_with_another_one_and_its_answer(regime: Regime, both: tuple[Policy, WidePolicy]) -> None:
+    prompt, answer = regime.train[0].prompt, regime.train[0].answer
+    prompts = [prompt, *(prompt + character for character in regime.characters), prompt + answer]
+    for policy in both:
+        policy.prompts = [list(ids) for ids in policy.tokenizer(prompts)["input_ids"]]
+    which = tuple(range(len(prompts)))
+    found = [_sampled(policy, which, (8,) * len(which)) for policy in both]
+    assert found[0] == found[1]
+
+
 def test_updates_are_the_same(both: tuple[Policy, WidePolicy]) -> None:
     """Also where answers of a group are equal, advantages cancel, or all are 0 and only momentum moves."""
     policy, wide = both
@@ -72,13 +82,13 @@ def test_updates_are_the_same(both: tuple[Policy, WidePolicy]) -> None:
             torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5)
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.lists(st.integers(0, 2), min_size=1, max_size=5)), min_size=1))
-def test_a_forest_has_each_beginning_of_a_root_once(rows: list[tuple[int, list[int]]]) -> None:
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5), min_size=1))
+def test_a_forest_has_each_beginning_once(rows: list[list[int]]) -> None:
     forest = Forest()
-    nodes = [forest.add(root, tokens) for root, tokens in rows]
-    assert len(forest) == len({(root, *tokens[:n]) for root, tokens in rows for n in range(1, len(tokens) + 1)})
+    nodes = [forest.add(tokens) for tokens in rows]
+    assert len(forest) == len({tuple(tokens[:n]) for tokens in rows for n in range(1, len(tokens) + 1)})
     seen = forest.seen().numpy()
-    for (_, tokens), each in zip(rows, nodes, strict=True):
+    for tokens, each in zip(rows, nodes, strict=True):
         assert [forest.tokens[node] for node in each] == tokens
         assert [forest.depths[node] for node in each] == list(range(len(tokens)))
         for place, node in enumerate(each):

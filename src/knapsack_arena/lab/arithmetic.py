@@ -13,10 +13,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
+Levels: TypeAlias = Mapping[str, tuple[dict[str, Any], ...]]
 # reasoning-gym's settings for each family and level, from easy to hard.
-LEVELS: Final[Mapping[str, tuple[dict[str, Any], ...]]] = {
+LEVELS: Final[Levels] = {
     "chain_sum": (
         {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2},
         {"min_terms": 3, "max_terms": 3, "min_digits": 1, "max_digits": 2},
@@ -65,17 +66,18 @@ class Problem:
     source: str
 
 
-def draw(family: str, level: int, count: int, seed: int) -> list[Problem]:
+def draw(family: str, level: int, count: int, seed: int, levels: Levels = LEVELS) -> list[Problem]:
     """Draw different problems; needs the package ``reasoning-gym``.
 
     Args:
-        family, level: a place in `LEVELS`.
+        family, level: a place in ``levels``.
         count: how many; fewer where a level has not as many different ones.
         seed: of the draw.
+        levels: reasoning-gym's settings.
     """
     from reasoning_gym import create_dataset
 
-    entries = create_dataset(family, seed=seed, size=20 * count, **LEVELS[family][level])
+    entries = create_dataset(family, seed=seed, size=20 * count, **levels[family][level])
     found: dict[str, Problem] = {}
     for i in range(20 * count):
         problem = _problem(family, f"{family}-{level}", entries[i])

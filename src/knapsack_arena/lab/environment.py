@@ -5,22 +5,28 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 import torch
 
 from knapsack_arena.lab.policy import Policy, PolicyLike, Tokens
 from knapsack_arena.lab.regimes import Regime
+from knapsack_arena.lab.wide_policy import WidePolicy
 from knapsack_arena.strategies import Batch, RolloutRequest
 from knapsack_rl.advantages import EPSILON, group_statistics, prompt_weights
 from knapsack_rl.beliefs.looks import Looks, log_odds
+from knapsack_rl.features.text import TextFeatures
 from knapsack_rl.kept import KeptSuccesses, failed_rollouts
-from knapsack_rl.notation import FloatArray, PromptFeatures
+from knapsack_rl.notation import FloatArray, IntArray, PromptFeatures
 from knapsack_rl.outcomes import Outcomes
 
 # Optimizer steps after which a rollout that was not trained on is dropped.
 KEPT_STEPS: Final = 8
+
+# What tells prompts apart, beside the present confidence: the policy's hidden states at their first look, those of the
+# base model before the first step, as a file of features holds them, or features of their texts.
+LookName: TypeAlias = Literal["policy", "base", "texts"]
 
 
 @dataclass(frozen=True)
@@ -29,14 +35,15 @@ class Loss:
 
     Attributes:
         weighting: whether every rollout weighs the same (the paper's code), or every prompt.
-        scaled: whether advantages are divided by the group's standard deviation.
+        scale: whether advantages are divided by the group's standard deviation, by its mean (MaxRL, arXiv 2602.02710),
+            or by nothing.
         kept: what replaces a rollout of a group whose rewards are all equal: of a group of failures the prompt's last
             success, or (a control) of a group of successes its last failure; or nothing.
         ratio: whether the advantage of such a rollout is multiplied by its truncated importance ratio, at most 1.
     """
 
     weighting: Literal["rollout", "prompt"] = "rollout"
-    scaled: bool = True
+    scale: Literal["deviation", "mean"] | None = "deviation"
     kept: Literal["successes", "failures"] | None = None
     ratio: bool = False
 
@@ -51,14 +58,22 @@ class LanguageModelEnvironment:
         replaced: rollouts replaced so far.
     """
 
-    def __init__(self, regime: Regime, seed: int, loss: Loss | None = None, policy: PolicyLike | None = None) -> None:
+    def __init__(
+        self,
+        regime: Regime,
+        seed: int,
+        loss: Loss | None = None,
+        policy: PolicyLike | None = None,
+        look: LookName = "policy",
+    ) -> None:
         """The base model of a regime before its first step, or ``policy``, whose prompts are the regime's.
 
-        ``seed`` determines prompt order and all sampling.
+        ``look`` says what tells prompts apart; ``seed`` determines prompt order and all sampling.
         """
         self.regime, self.seed, self.loss = regime, seed, loss or Loss()
         items = [*regime.train, *regime.heldout]
-        self.policy: PolicyLike = policy or Policy(
+        kind = WidePolicy if regime.pretrained else Policy
+        self.policy: PolicyLike = policy or kind(
             regime.base_model(),
             [item.prompt for item in items],
             [item.answer for item in items],
@@ -70,10 +85,12 @@ class LanguageModelEnvironment:
         self.prompt_ids = tuple(item.prompt for item in regime.train)
         self.step = self.replaced = 0
         self.kept = KeptSuccesses()
-        self._looks = Looks()
+        self._looks, self._look = Looks(), look
         # Prompts may be held out and trained on, where nothing transfers.
         self._row = {item.prompt: row for row, item in reversed(list(enumerate(items)))}
         self._heldout = range(len(regime.train), len(items))
+        if look == "base":
+            self._looks.remember(self.prompt_ids, self.policy.hidden_states(range(len(self.prompt_ids)))[:, :-1])
         self._epoch, self._order = 0, np.empty(0, dtype=np.int64)
         self._rounds = 0
         # Rollouts that were not trained on yet, by prompt and reward, each with its step. Rollouts of the same prompt
@@ -141,9 +158,15 @@ class LanguageModelEnvironment:
         return self.policy.success_rates(self._heldout)
 
     def hidden_states(self, prompt_ids: Sequence[str]) -> PromptFeatures:
-        """Look at prompts as the adapter of TRL does: states of the first look, and the present confidence."""
+        """Look at prompts: what tells them apart, by default as TRL's adapter has it, and the present confidence."""
         found = self.policy.hidden_states([self._row[prompt_id] for prompt_id in prompt_ids])
-        return self._looks(prompt_ids, log_odds(found[:, -1]), lambda rows: found[rows, :-1])
+
+        def describe(rows: IntArray) -> FloatArray:
+            if self._look == "texts":
+                return TextFeatures()([prompt_ids[row] for row in rows.tolist()]).features_P_F
+            return found[rows, :-1]
+
+        return self._looks(prompt_ids, log_odds(found[:, -1]), describe)
 
     def _keep(self, rows: Sequence[int], rewards: Sequence[float], answers: Sequence[Tokens]) -> None:
         """Keep the last success (or, for the control, failure) of each prompt of a round."""
@@ -180,7 +203,9 @@ class LanguageModelEnvironment:
         baseline_P = found.mean_P if batch.baseline_P is None else batch.baseline_P
         scale_P = found.deviation_P if batch.scale_P is None else batch.scale_P
         advantages_PG: FloatArray = outcomes.rewards_PG - baseline_P[group_PG]
-        if self.loss.scaled:
+        if self.loss.scale == "mean":
+            scale_P = baseline_P
+        if self.loss.scale is not None:
             advantages_PG = advantages_PG / (scale_P[group_PG] + EPSILON)
         if self.loss.weighting == "prompt":
             advantages_PG = advantages_PG * prompt_weights(outcomes.counts_P)[group_PG]

@@ -14,7 +14,7 @@ wrong code. A prompt's chance under demonstrators is about its success rate at t
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -36,6 +36,8 @@ HARDEST: Final = (0.2, 0.35, 0.25, 0.2)
 FIRST_RATES: Final = (0.9, 0.5, 0.1)
 
 Fact: TypeAlias = tuple[str, str]
+# Whether an answer (second) to a prompt (first) is right.
+Verifier: TypeAlias = Callable[[str, str], bool]
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,12 @@
 |---|---|
 | `rollout`, `prompt` | the loss weighs all rollouts alike (default), or all prompts |
 | `unscaled`, `prompt-unscaled` | advantages are not divided by the group's standard deviation |
+| `maxrl` | they are divided by the group's mean reward |
 | `lr=F` | the regime's learning rate times F |
 | `step=1/N` | steps of 1/N of the regime's groups and rollouts, so N times as many updates for the same rollouts |
 | `group=N` | the smallest group of our rules with a pool has N rollouts |
 | `cost=F` | a step costs F times its budget beside its rollouts: our rules spend what a step deserves |
+| `look=base`, `look=texts` | prompts are told apart by the base model's states, or texts; else by their first look |
 | `kept` | a prompt's last success replaces a rollout of a group of failures |
 | `priced` | the same, and the rule knows which prompts have one |
 | `ratio` | weigh these rollouts by their truncated importance ratio |
@@ -20,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from knapsack_arena.lab.environment import Loss
+from knapsack_arena.lab.environment import LookName, Loss
 from knapsack_arena.strategies import StepSpec, Strategy
 from knapsack_arena.strategies.protocol import StepGenerator
 from knapsack_rl.files import SavedToFile, State
@@ -37,6 +39,7 @@ class Options:
         priced: whether the rule knows which prompts have a kept success.
         min_group: rollouts of the smallest group.
         step_cost: cost of a step as a share of its budget; None to spend the budget.
+        look: what tells prompts apart, beside the present confidence.
     """
 
     loss: Loss = field(default_factory=Loss)
@@ -45,6 +48,7 @@ class Options:
     priced: bool = False
     min_group: int = 2
     step_cost: float | None = None
+    look: LookName = "policy"
 
     def groups(self, groups: int) -> int:
         """Prompts of a step under equal division.
@@ -85,12 +89,15 @@ def _loss(**changes: Any) -> Callable[[Options], Options]:
 _FLAGS: Final[Mapping[str, Callable[[Options], Options]]] = {
     "rollout": _loss(weighting="rollout"),
     "prompt": _loss(weighting="prompt"),
-    "unscaled": _loss(scaled=False),
-    "prompt-unscaled": _loss(weighting="prompt", scaled=False),
+    "unscaled": _loss(scale=None),
+    "prompt-unscaled": _loss(weighting="prompt", scale=None),
+    "maxrl": _loss(scale="mean"),
     "kept": _loss(kept="successes"),
     "priced": lambda options: replace(_loss(kept="successes")(options), priced=True),
     "ratio": _loss(ratio=True),
     "kept-failures": _loss(kept="failures"),
+    "look=base": lambda options: replace(options, look="base"),
+    "look=texts": lambda options: replace(options, look="texts"),
 }
 
 

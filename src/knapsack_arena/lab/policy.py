@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from knapsack_arena.lab.regimes import Verifier
+from knapsack_arena.lab.long_answers import Verifier
 from knapsack_rl.features.policy import policy_features
 from knapsack_rl.notation import FloatArray
 from knapsack_rl.tasks.models import load_tokenizer
@@ -172,7 +172,7 @@ class Policy:
         for place in range(self.longest):
             # Random numbers for all rows, finished ones too: an answer does not depend on when others end.
             drawn = torch.rand(len(rows), generator=generator)[alive]
-            chosen = _inverse_cumulative(logits, drawn)
+            chosen = inverse_cumulative(logits, drawn)
             for row, token in zip(alive.tolist(), chosen.tolist(), strict=True):
                 answers[row].append(token)
             going = (chosen != self.end).nonzero()[:, 0]
@@ -213,20 +213,31 @@ class Policy:
                 weight.grad = torch.zeros_like(weight)
             self.optimizer.step()
             return 0.0
-        parts = [rows]
+        self.optimizer.zero_grad()
+        total = self._backward(rows, which, sampled, advantages, in_all)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        return total
+
+    def _backward(
+        self,
+        rows: list[int],
+        which: Sequence[int],
+        sampled: Sequence[Tokens],
+        advantages: torch.Tensor,
+        in_all: int,
+    ) -> float:
+        """Compute the gradient of the loss of rollouts that have one; returns the loss."""
+        parts, total = [rows], 0.0
         if self.longest > SHORT:
             rows.sort(key=lambda row: len(sampled[row]))
             parts = [rows[start : start + _ROWS_OF_LONG] for start in range(0, len(rows), _ROWS_OF_LONG)]
-        self.optimizer.zero_grad()
-        total = 0.0
         for part in parts:
             log_probs, answer_mask = self._forward([which[row] for row in part], [sampled[row] for row in part])
             ratio = (log_probs - log_probs.detach()).exp()
             loss = -(advantages[part][:, None] * ratio * answer_mask).sum() / in_all
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
         return total
 
     def _forward(self, which: Sequence[int], sampled: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -259,7 +270,7 @@ def _positions(mask: torch.Tensor) -> torch.Tensor:
     return (mask.cumsum(1) - 1).clamp(min=0)
 
 
-def _inverse_cumulative(logits: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+def inverse_cumulative(logits: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
     """The token whose interval of the cumulative distribution contains the drawn number; ``[rows]``."""
     cumulative = logits.softmax(-1).double().cumsum(-1)
     last = logits.shape[-1] - 1

@@ -1,6 +1,6 @@
 """Tasks with one right answer each, and base models that solve them sometimes.
 
-Five regimes, because the gain of a rule depends on what prompts share and how hard they are:
+Six regimes, because the gain of a rule depends on what prompts share and how hard they are:
 
 - ``skills``: 1,024 prompts in five families of four levels; training on one prompt of a family improves others.
 - ``keys``: 400 arbitrary keys with arbitrary answers. Nothing transfers, half of them start near success rate 0, and
@@ -10,6 +10,8 @@ Five regimes, because the gain of a rule depends on what prompts share and how h
 - ``long``: answers of 21 to 57 tokens, many of them right, judged by a program (`knapsack_arena.lab.long_answers`). Two
   thirds of the prompts start between .05 and .95, a tenth near 0.
 - ``hopeless``: the same task and base model, and seven of ten prompts start below .05.
+- ``smollm2``: SmolLM2-135M-Instruct, a pretrained model of useful size, on arithmetic with short answers
+  (`knapsack_arena.lab.short_answers`).
 
 Every regime has numbered instances (``keys/1``): another base model and other prompts of the same kind.
 """
@@ -22,15 +24,12 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
-from knapsack_arena.lab import long_answers
+from knapsack_arena.lab import long_answers, short_answers
+from knapsack_arena.lab.long_answers import Verifier
 from knapsack_rl.tasks import embedded
 from knapsack_rl.tasks.cache import cached_folder
 from knapsack_rl.tasks.recipe import Progress, Recipe, Teacher
-
-# Whether an answer (second) to a prompt (first) is right.
-Verifier: TypeAlias = Callable[[str, str], bool]
 
 KEY_MARK = "k"
 KEY_LETTERS, RIGHT_LETTERS, WRONG_LETTERS = "abcdefghij", "klmnop", "qrstuv"
@@ -76,6 +75,9 @@ class Regime:
         samples: rollouts per prompt from which success rates are estimated where answers are judged.
         characters: of the model's tokenizer.
         family: regimes of one family share a base model; the name by default.
+        pretrained: name of the model that the warm start begins with (`knapsack_rl.tasks.models.model_path`); by
+            default it begins with random weights.
+        followed: most training prompts whose success rates are measured along a run.
     """
 
     name: str
@@ -92,15 +94,21 @@ class Regime:
     samples: int = 4
     characters: str = CHARACTERS
     family: str = ""
+    pretrained: str = ""
+    followed: int = 500
 
     def base_model(self, progress: Progress | None = None) -> Path:
         """The folder of the base model, built now if the cache has none."""
         family = self.family or self.name
         prompts = [(item.prompt, item.answer) for item in self.train[:400]] if not self.family else []
-        content = [family, self.recipe.key, self.characters, prompts]
+        content = [family, self.recipe.key, self.pretrained or self.characters, prompts]
         key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
         def build(folder: Path) -> None:
+            if self.pretrained:
+                from knapsack_arena.lab.wide_policy import build_from_pretrained
+
+                return build_from_pretrained(self.pretrained, self.recipe, folder, progress, self.teacher)
             from knapsack_rl.tasks.tiny_model import build_warm_started
 
             build_warm_started(self.recipe, folder, progress, self.teacher, self.characters)
@@ -149,8 +157,40 @@ def hopeless(prompts: int = 512, heldout: int = 256, instance: int = 0) -> Regim
     return _walks("hopeless", instance, prompts, heldout, HOPELESS_SHARES)
 
 
+def smollm2(prompts: int = 400, heldout: int = 150, instance: int = 0) -> Regime:
+    """Short answers of a pretrained language model; needs the packages ``reasoning-gym`` and that of SmolLM2.
+
+    Every weight is trained. Sizes are for one core of 2.6 GHz with products in bfloat16: a step of uniform takes about
+    4 seconds, the looks at a pool of four 1.4, the exact rates of 300 prompts 8, and a run, measurements included, 8
+    minutes. The supervised start takes 2.5 minutes; after it the mean rate is .19, 64 % of the prompts are between .05
+    and .95, 35 % below .05 and 21 % below .01.
+    """
+    parts = short_answers.problems((prompts, heldout, 1500), _seed(3, instance))
+    train, held, taught = (
+        [Item(short_answers.question(each), each.answer, each.source) for each in part] for part in parts
+    )
+
+    def teacher(rng: random.Random, count: int) -> list[tuple[str, str]]:
+        return [(item.prompt, item.answer) for item in rng.choices(taught, k=count)]
+
+    return Regime(
+        _name("smollm2", instance),
+        tuple(train),
+        tuple(held),
+        teacher,
+        Recipe(steps=64, batch=16, learning_rate=1e-4, seed=instance),
+        groups=16,
+        steps=80,
+        learning_rate=3e-5,
+        longest=short_answers.LONGEST,
+        pretrained="smollm2",
+        followed=100,
+    )
+
+
 REGIMES: Mapping[str, Callable[..., Regime]] = {
     "skills": skills, "keys": keys, "tail": tail, "long": long, "hopeless": hopeless,
+    "smollm2": smollm2,
 }  # fmt: skip
 
 

@@ -19,20 +19,22 @@ from knapsack_arena.lab.regimes import REGIMES, Regime
 from knapsack_arena.loader import resolve
 from knapsack_rl.files import run_file
 
-# Number of prompts whose rates are averaged, and of measurements of them along a run: exact rates cost as much as
-# rollouts, and measuring should take less than a quarter of a run.
-FOLLOWED: Final = 500
+# Measurements of success rates along a run: exact ones cost as much as rollouts, and measuring should take less than a
+# quarter of a run.
 POINTS: Final = 20
 # Steps from one assessed step to the next, in data sets of at most this many prompts and in larger ones.
 _LARGE, _EVERY, _EVERY_OF_LARGE = 2000, 5, 10
 _CODE: Final = (
+    "knapsack_arena/lab/arithmetic.py",
     "knapsack_arena/lab/environment.py",
     "knapsack_arena/lab/long_answers.py",
     "knapsack_arena/lab/metrics.py",
     "knapsack_arena/lab/options.py",
     "knapsack_arena/lab/policy.py",
     "knapsack_arena/lab/regimes.py",
+    "knapsack_arena/lab/short_answers.py",
     "knapsack_arena/lab/trials.py",
+    "knapsack_arena/lab/wide_policy.py",
     "knapsack_rl/features",
     "knapsack_rl/tasks",
 )
@@ -44,7 +46,7 @@ def _set_up_language_model(trial: Trial) -> TrialSetup:
     name, options = split_rule(trial.rule)
     regime = find_regime(trial.preset)
     regime = dataclasses.replace(regime, learning_rate=regime.learning_rate * options.learning_rate)
-    environment = LanguageModelEnvironment(regime, trial.seed, options.loss)
+    environment = LanguageModelEnvironment(regime, trial.seed, options.loss, look=options.look)
     instrumented = InstrumentedEnvironment(environment)
     groups = options.groups(trial.settings.groups)
     context = dataclasses.replace(
@@ -122,6 +124,6 @@ def _followed(regime: Regime) -> tuple[str, ...] | None:
     if regime.verify is not None:
         return tuple(item.prompt for item in regime.heldout)
     ids = [item.prompt for item in regime.train]
-    if len(ids) <= FOLLOWED:
+    if len(ids) <= regime.followed:
         return None
-    return tuple(ids[row] for row in np.sort(np.random.default_rng(0).choice(len(ids), FOLLOWED, replace=False)))
+    return tuple(ids[row] for row in np.sort(np.random.default_rng(0).choice(len(ids), regime.followed, replace=False)))
