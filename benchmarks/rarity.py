@@ -19,6 +19,7 @@ import torch
 from benchmarks.measure import machine
 from knapsack_arena.lab.environment import LanguageModelEnvironment
 from knapsack_arena.lab.long_answers import TOKENS_PER_STEP
+from knapsack_arena.lab.policy import Tokens
 from knapsack_arena.lab.trials import find_regime
 from knapsack_arena.registry import RuleContext, make_strategy
 from knapsack_arena.strategies import Batch, StepSpec, run_step
@@ -26,8 +27,8 @@ from knapsack_rl.notation import FloatArray
 from knapsack_rl.shaping.rarity import Rarity
 
 SAMPLES, DRAWN = 16, 8
-# A quarter of the regime's step, which was best for all rules.
-GROUPS, AVERAGE = 16, 8
+# A quarter of the regime's groups, which was best for all rules.
+GROUPS, AVERAGE = 8, 8
 
 
 class RarityEnvironment(LanguageModelEnvironment):
@@ -36,27 +37,16 @@ class RarityEnvironment(LanguageModelEnvironment):
     def __init__(self, seed: int, alpha: float, letters: int) -> None:
         super().__init__(find_regime("long"), seed)
         self.letters, self.rarity, self.sizes = letters, Rarity(self.cluster, alpha, share=True), list[float]()
-        self._taken: list[tuple[int, ...]] = []
 
     def cluster(self, prompt: Any, answers: Sequence[Any]) -> list[Hashable]:
         """The first letters of the walk; the whole answer with 0 letters."""
         return [tuple(each[::TOKENS_PER_STEP][: self.letters] if self.letters else each) for each in answers]
 
-    def _advantages(self, batch: Batch) -> FloatArray:
-        advantages_PG, group_PG = super()._advantages(batch), batch.outcomes.group_PG
-        answers = self._taken
+    def _advantages(self, batch: Batch, answers: Sequence[Tokens]) -> FloatArray:
+        advantages_PG, group_PG = super()._advantages(batch, answers), batch.outcomes.group_PG
         one = Rarity(self.cluster, 1.0).weights(group_PG, [None] * len(answers), answers)
         self.sizes.append(float((1 / one).mean()))
         return advantages_PG * self.rarity.weights(group_PG, [None] * len(answers), answers)
-
-    def train(self, batch: Batch) -> None:
-        """Remember the answers of the batch in its order, then train."""
-        outcomes = batch.outcomes
-        rows = np.array([self._row[prompt_id] for prompt_id in outcomes.prompt_ids])[outcomes.group_PG]
-        left = {key: [tokens for _, tokens in each] for key, each in self._untrained.items()}
-        pairs = zip(rows.tolist(), outcomes.rewards_PG.tolist(), strict=True)
-        self._taken = [tuple(left[pair].pop()) for pair in pairs]
-        super().train(batch)
 
 
 def measured(environment: RarityEnvironment) -> tuple[float, float, float]:

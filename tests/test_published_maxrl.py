@@ -31,5 +31,5 @@ def test_the_loss_divides_by_the_mean() -> None:
     environment = LanguageModelEnvironment.__new__(LanguageModelEnvironment)
     environment.loss = Loss(scale="mean")
     outcomes = Outcomes.of_groups(0, [("a", [1.0, 0.0, 0.0, 0.0]), ("b", [0.0, 0.0]), ("c", [1.0, 1.0])])
-    found = environment._advantages(Batch(outcomes))
+    found = environment._advantages(Batch(outcomes), [])
     np.testing.assert_allclose(found, [3, -1, -1, -1, 0, 0, 0, 0], rtol=1e-3)

@@ -140,7 +140,7 @@ class LanguageModelEnvironment:
         weights_PG = np.ones(len(answers))
         if self.loss.kept is not None and batch.baseline_P is None:
             batch = self._with_kept(batch, answers, weights_PG)
-        advantages_PG = torch.tensor(self._advantages(batch) * weights_PG, dtype=torch.float32)
+        advantages_PG = torch.tensor(self._advantages(batch, answers) * weights_PG, dtype=torch.float32)
         self.policy.learn(rows.tolist(), answers, advantages_PG)
         self.step += 1
         for key, kept in list(self._untrained.items()):
@@ -196,8 +196,11 @@ class LanguageModelEnvironment:
             self.replaced += 1
         return replace(batch, outcomes=replace(outcomes, rewards_PG=rewards_PG))
 
-    def _advantages(self, batch: Batch) -> FloatArray:
-        """GRPO's advantages of all rollouts of a batch, weighted as the loss requires; ``[PG]``."""
+    def _advantages(self, batch: Batch, answers: Sequence[Tokens]) -> FloatArray:
+        """GRPO's advantages of all rollouts of a batch, weighted as the loss requires; ``[PG]``.
+
+        The answers are there for environments whose loss depends on them.
+        """
         outcomes, group_PG = batch.outcomes, batch.outcomes.group_PG
         found = group_statistics(group_PG, outcomes.rewards_PG, len(outcomes.prompt_ids))
         baseline_P = found.mean_P if batch.baseline_P is None else batch.baseline_P

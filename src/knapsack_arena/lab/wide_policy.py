@@ -218,10 +218,8 @@ def build_from_pretrained(name: str, recipe: Recipe, folder: Path, progress: Pro
     """Teach a model of `model_path` the answers of ``teacher``, by cross entropy; save it with its tokenizer."""
     pairs = teacher(random.Random(recipe.seed), recipe.steps * recipe.batch)
     prompts, answers = zip(*pairs, strict=True)
-    policy, threads = (
-        WidePolicy(Path(model_path(name)), prompts, answers, recipe.learning_rate, 0),
-        torch.get_num_threads(),
-    )
+    policy = WidePolicy(Path(model_path(name)), prompts, answers, recipe.learning_rate, 0)
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as `build_warm_started`
     try:
         for step in range(recipe.steps):
