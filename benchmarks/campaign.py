@@ -90,16 +90,18 @@ def tuning(
     ]
 
 
-def evidence(tuned: Iterable[Line], rules: Sequence[str] = RULES, regimes: Sequence[str] = REGIMES) -> list[Job]:
-    """Each rule at its best setting and at the common one, seed after seed; `best` chooses."""
+def evidence(
+    tuned: Iterable[Line], rules: Sequence[str] = RULES, regimes: Sequence[str] = REGIMES, seeds: Sequence[int] = SEEDS
+) -> list[Job]:
+    """Each rule at its best setting and at the common one, seed after seed; one that was not tuned as it is named."""
     lines = list(tuned)
     wanted = {
-        regime: dict.fromkeys(name for rule in rules for name in (best(lines, rule, regime), rule))
+        regime: dict.fromkeys(name for rule in rules for name in (best_or_named(lines, rule, regime), rule))
         for regime in regimes
     }
     return [
         Job(name, f"{regime}/{instance}", seed, LONGER)
-        for seed in SEEDS
+        for seed in seeds
         for instance in INSTANCES
         for regime in regimes
         for name in wanted[regime]
@@ -122,6 +124,14 @@ def best(lines: Iterable[Line], rule: str, regime: str) -> str:
     if not areas:
         raise ValueError(f"{rule} has no tuning trial on {regime}: run `python -m benchmarks.campaign tune` first")
     return max(areas, key=lambda name: (sum(areas[name]) / len(areas[name]), name == rule))
+
+
+def best_or_named(lines: Iterable[Line], rule: str, regime: str) -> str:
+    """The best setting of a rule; the rule as it is named, where it was not tuned."""
+    try:
+        return best(lines, rule, regime)
+    except ValueError:
+        return rule
 
 
 def area(line: Line) -> float:
@@ -228,10 +238,7 @@ def tuned_settings(evidence_lines: Iterable[Line], tuned: Sequence[Line]) -> dic
     for regime in dict.fromkeys(regime for regime, _ in run):
         for rule in RULES:
             lines = [line for line in tuned if line["regime"] == regime and (regime, line["rule"]) in run]
-            try:
-                found[regime, rule] = best(lines, rule, regime)
-            except ValueError:  # not tuned there
-                found[regime, rule] = rule
+            found[regime, rule] = best_or_named(lines, rule, regime)
     return found
 
 
@@ -269,7 +276,7 @@ def main() -> int:
     parser.add_argument("campaign", choices=("tune", "evidence", "smollm2", "table"))
     parser.add_argument("--rules", help="names with options, separated by commas")
     parser.add_argument("--regimes", default=",".join(REGIMES))
-    parser.add_argument("--seeds", help="of the campaigns tune and smollm2")
+    parser.add_argument("--seeds", help="numbers, separated by commas; by default those of the campaign")
     parser.add_argument("--out", type=Path, help="file of the lines; by default in benchmarks/results")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes at a time")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no trial after this time")
@@ -286,7 +293,7 @@ def main() -> int:
     elif options.campaign == "smollm2":
         path, jobs = smollm2.LINES, smollm2.jobs(rules, seeds or smollm2.SEEDS)
     else:
-        path, jobs = RESULTS / "evidence.jsonl", evidence(read(tuned), rules, regimes)
+        path, jobs = RESULTS / "evidence.jsonl", evidence(read(tuned), rules, regimes, seeds or SEEDS)
     path = options.out or path
     left = unfinished(jobs, read(path))
     print(f"{len(left)} of {len(jobs)} trials are left", flush=True)

@@ -35,6 +35,15 @@ def test_the_best_setting_has_the_largest_mean_area() -> None:
         best(lines, "uniform", "keys")
 
 
+def test_the_evidence_has_each_rule_tuned_and_common_and_one_that_was_not_tuned_as_it_is_named() -> None:
+    lines = [_line("paper", 0.5), _line("paper@lr=2", 0.7)]
+    jobs = campaign.evidence(lines, ("paper", "spo@step=1/4"), ("keys",), (20, 21))
+    assert {job.seed for job in jobs} == {20, 21}
+    assert {job.regime for job in jobs} == {f"keys/{instance}" for instance in campaign.INSTANCES}
+    assert len(jobs) == len(set(jobs)) == 2 * len(campaign.INSTANCES) * 3
+    assert {job.rule for job in jobs} == {"paper@lr=2", "paper", "spo@step=1/4"}
+
+
 def test_area_is_the_mean_level() -> None:
     assert area({"spent": [0.0, 0.5, 1.0], "held_out_p": [0.2, 0.4, 0.4]}) == pytest.approx(0.35)
 
