@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Final
 
-from benchmarks.campaign import DIVISORS, LEARNING_RATES, RULES, TUNING_SEEDS, Line, area, best, with_setting
+from benchmarks.campaign import DIVISORS, LEARNING_RATES, RULES, TUNING_SEEDS, Line, area, best, deciding, with_setting
 
 MARKS: Final = ("<!-- tuning -->", "<!-- /tuning -->")
 GRID: Final = len(DIVISORS) * len(LEARNING_RATES)
@@ -24,8 +24,8 @@ def tuning_tables(lines: Sequence[Line]) -> str:
 
 
 _HEADER: Final = (
-    "| rule | tried | area, common setting | best setting tried | area | held-out at the end |\n"
-    "| --- | ---: | ---: | --- | ---: | ---: |"
+    "| rule | tried | area, common setting | best setting tried | area | held-out at the end | seeds |\n"
+    "| --- | ---: | ---: | --- | ---: | ---: | ---: |"
 )
 
 
@@ -43,10 +43,11 @@ def _rows(lines: Sequence[Line], regime: str) -> Iterator[str]:
         name = best(lines, rule, regime)
         common = _mean([area(line) for line in by_name[rule]]) if rule in by_name else "-"
         setting = name.removeprefix(rule).replace("@", " ").strip() or "common"
-        end = _mean([line["held_out_p"][-1] for line in by_name[name]])
+        decided = deciding(lines, rule, regime)[name]
+        end = _mean([line["held_out_p"][-1] for line in decided])
         yield (
             f"| `{rule}` | {len(tried)} of {GRID} | {common} | {setting} |"
-            f" {_mean([area(line) for line in by_name[name]])} | {end} |"
+            f" {_mean([area(line) for line in decided])} | {end} | {len(decided)} |"
         )
 
 

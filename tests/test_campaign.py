@@ -13,8 +13,15 @@ from benchmarks.campaign import Job, area, best, read, run, tuning, unfinished, 
 TINY = f"{Path(__file__).with_name('tiny_regimes.py')}:tiny"
 
 
-def _line(rule: str, level: float, regime: str = "keys") -> campaign.Line:
-    return {"rule": rule, "regime": regime, "seed": 0, "longer": 1.0, "spent": [0.0, 1.0], "held_out_p": [0.0, level]}
+def _line(rule: str, level: float, regime: str = "keys", seed: int = 0) -> campaign.Line:
+    return {
+        "rule": rule,
+        "regime": regime,
+        "seed": seed,
+        "longer": 1.0,
+        "spent": [0.0, 1.0],
+        "held_out_p": [0.0, level],
+    }
 
 
 def test_every_rule_has_the_same_grid_and_the_common_setting_comes_first() -> None:
@@ -33,6 +40,16 @@ def test_the_best_setting_has_the_largest_mean_area() -> None:
     assert best(lines, "paper", "keys") == "paper@lr=2@step=1/4"
     with pytest.raises(ValueError, match="no tuning trial"):
         best(lines, "uniform", "keys")
+
+
+def test_the_two_best_settings_are_tried_again_and_both_seeds_decide_between_them() -> None:
+    lines = [_line("paper", 0.5), _line("paper@lr=2", 0.7), _line("paper@lr=4", 0.6)]
+    assert campaign.finals(lines, ("paper",), ("keys",)) == [Job(f"paper@lr={rate}", "keys", 1) for rate in (2, 4)]
+    lines.append(_line("paper", 0.9, seed=1))
+    assert best(lines, "paper", "keys") == "paper@lr=2", "a second seed of one setting says nothing of the others"
+    lines += [_line("paper@lr=2", 0.1, seed=1), _line("paper@lr=4", 0.4, seed=1)]
+    assert best(lines, "paper", "keys") == "paper"
+    assert campaign.finals(lines, ("paper",), ("keys",)) == [Job(f"paper@lr={rate}", "keys", 1) for rate in (2, 4)]
 
 
 def test_the_evidence_has_each_rule_tuned_and_common_and_one_that_was_not_tuned_as_it_is_named() -> None:
