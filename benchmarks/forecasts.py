@@ -32,7 +32,7 @@ from knapsack_rl.allocator import KnapsackAllocator
 from knapsack_rl.beliefs.beta import BetaBeliefs
 from knapsack_rl.beliefs.calibrated import CalibratedBeliefs
 from knapsack_rl.beliefs.forecast import Beliefs, Forecast
-from knapsack_rl.beliefs.online_logistic import Concentration
+from knapsack_rl.beliefs.online_logistic import Concentration, normalised_maximum_likelihood
 from knapsack_rl.beliefs.window import WindowBeliefs
 from knapsack_rl.features.text import TextFeatures
 from knapsack_rl.knapsack.limits import same_limits
@@ -50,6 +50,8 @@ WEIGHED_FEATURES, OWN_COUNTS = (2,), (3,)
 # How the last group ended, alone and times confidence; and all of confidence.
 LAST_RESULTS, CONFIDENCE = (4, 5, 6, 8, 9, 10), (7, 8, 9, 10)
 CONFIDENCE_BY_RESULT = (8, 9, 10)
+# Share of evidence n / (n + 4) below which it is little: fewer than 4 rollouts, decayed.
+LITTLE = 0.5
 
 
 @dataclass
@@ -69,6 +71,7 @@ def all_beliefs(environment: LanguageModelEnvironment, half_life: float) -> Mapp
         "calibrated, text": Candidate(CalibratedBeliefs(half_life), TextFeatures()),  # a prompt is its own id
         "calibrated, confidence": Candidate(CalibratedBeliefs(half_life), confidence_only(environment)),
         "calibrated, hidden states and confidence": Candidate(CalibratedBeliefs(half_life), environment.hidden_states),
+        "the same, normalised maximum likelihood": Candidate(Cautious(half_life), environment.hidden_states),
     }
 
 
@@ -92,6 +95,25 @@ def ablations(environment: LanguageModelEnvironment, half_life: float) -> Mappin
         "- weight of evidence": without(WEIGHED_FEATURES),
         "- learned pseudo-count (4 always)": Candidate(fixed, environment.hidden_states),
     }
+
+
+class Cautious(CalibratedBeliefs):
+    """Calibrated beliefs whose rates are by normalised maximum likelihood (MURAL) where there is little evidence.
+
+    The leverage is the variance of the log odds under both regressions: that on features enters the other by its slope.
+    """
+
+    def forecast(self, prompt_ids: Sequence[str], step: int, features: PromptFeatures | None = None) -> Forecast:
+        """Forecast; other rates for prompts with less than `LITTLE` evidence."""
+        plain = super().forecast(prompt_ids, step, features)
+        inputs = self._filled(self._scaled(features, len(prompt_ids)), prompt_ids)
+        signals_P_S, evidence_P = self._signals(prompt_ids, self._by_counts(prompt_ids, step), inputs)
+        combiner = self._combiner_for(signals_P_S.shape[1])
+        by_features = self._feature_model_for(inputs.features_P_F.shape[1])
+        slope_P = combiner.weights_F[1] + combiner.weights_F[2] * evidence_P
+        leverage_P = combiner.leverage(signals_P_S) + slope_P**2 * by_features.leverage(inputs.features_P_F)
+        cautious_P = normalised_maximum_likelihood(combiner.logits(signals_P_S), leverage_P)
+        return replace(plain, success_rates_P=np.where(evidence_P < LITTLE, cautious_P, plain.success_rates_P))
 
 
 class Without(CalibratedBeliefs):
@@ -166,8 +188,8 @@ def measure(
 
 def first(forecast: Forecast, count: int) -> Forecast:
     """The forecast of the first ``count`` candidates: the batch of a trainer without a pool."""
-    parts = (forecast.success_rates_P, forecast.pseudo_count_P, forecast.seen_P, forecast.tokens_P)
-    return Forecast(*(part[:count] for part in parts))
+    rates_P, pseudo_count_P = forecast.success_rates_P[:count], forecast.pseudo_count_P[:count]
+    return Forecast(rates_P, pseudo_count_P, forecast.seen_P[:count], forecast.tokens_P[:count])
 
 
 def value_share(forecast: Forecast, true_P: FloatArray, budget: int, least: int) -> float:
