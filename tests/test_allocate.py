@@ -17,6 +17,7 @@ from knapsack_rl.__main__ import main
 from knapsack_rl.allocate.decide import decide
 from knapsack_rl.allocate.explain import explanation
 from knapsack_rl.allocate.rows import Evidence, detect_format, read_evidence
+from knapsack_rl.beliefs.ids import row_id
 from knapsack_rl.config import RULES, AllocationConfig, RuleName
 from knapsack_rl.knapsack.solver import solve
 from knapsack_rl.outcomes import Outcomes
@@ -157,9 +158,26 @@ def test_parquet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["allocate", str(tmp_path / "bad.parquet")]) == 2
     pq.write_table(pa.table({"id": [7], "rate": [0.5]}), path)
     assert main(["allocate", str(path)]) == 2
+    pq.write_table(pa.table([[0.5], [0.1]], names=["p", "p"]), path)
+    assert main(["allocate", str(path)]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert "is not a Parquet file" in errors[0]
     assert "the columns are: id, rate" in errors[1]
+    assert "the column 'p' occurs twice: rename one" in errors[2]
+
+
+@pytest.mark.parametrize("value", [7, 7.0, "7", np.int32(7), np.float64(7), 2.5, "a b", True])
+def test_ids_are_those_of_training(value: object) -> None:
+    """A column that was widened, to floats because of one gap say, names the same prompts."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    found = read_evidence(json.dumps({"id": plain, "p": 0.5}).encode(), "x", "jsonl")
+    assert found.prompt_ids == (row_id({"prompt_id": value}),)
+
+
+@pytest.mark.parametrize("value", [None, "", " ", float("nan"), [7], {}])
+def test_a_cell_without_an_id_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="x:1: id is .*: give every prompt an id, or remove the column"):
+        read_evidence(json.dumps({"id": value, "p": 0.5}).encode(), "x", "jsonl")
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,19 @@ def test_help_shows_defaults_that_exist_and_no_others() -> None:
         shown = parser.format_help()
         assert "default: None" not in shown
         assert "default: False" not in shown
+        assert "default: []" not in shown
         assert shown.count("default:") == shown.count("(default:"), name
+
+
+def test_an_empty_name_is_refused_by_its_option() -> None:
+    """A name that a script takes from a variable which is not set does not mean the working folder."""
+    files = ("FILE", "FOLDER", "TRACE", "SOURCE")
+    for command, parser in parsers().items():
+        for action in parser._actions:
+            if action.metavar in files and action.type is not None and command != "lab":
+                with pytest.raises(argparse.ArgumentTypeError, match="the name is empty"):
+                    action.type("")  # type: ignore[operator]
+    assert main(["allocate", ""]) == 2
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:

@@ -224,7 +224,7 @@ def test_a_trace_is_a_population_and_another_trace_another_key(tmp_path: Path) -
         (["--average", "500"], "average is 500: a prompt gets 2 to 128 rollouts"),
         (["--prompts", "3"], "3 prompts are fewer than the 4 of one step"),
         (["--workers", "0"], "0 workers run nothing: use at least 1"),
-        (["--output", __file__], f"{__file__}/trials: Not a directory"),
+        (["--output", __file__], f"{__file__} is a file: --output names the folder of the results"),
     ],
 )
 def test_a_mistake_is_one_clear_line(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from knapsack_rl import AllocationConfig, BetaBeliefs, CalibratedBeliefs, WindowBeliefs
-from knapsack_rl.config import FIELDS, from_dialect, own_settings
-
-CONSTANT_SHAPES = ("budget", "step_cost", "least_budget", "token_decay", "token_every")
+from knapsack_rl.config import BUDGET_FIELDS, FIELDS, from_dialect, own_settings
 
 
 @pytest.mark.parametrize(
@@ -58,6 +57,25 @@ def test_values_that_make_no_sense_are_refused_by_name(given: dict[str, Any], to
         AllocationConfig(**given)
 
 
+WHOLE = {"average": 2, "pool": 1, "min_count": 0, "max_count": 2, "min_group": 2, "token_every": 1}
+NUMBERS = ("half_life", "success_threshold", "step_cost", "least_budget", "token_decay")
+
+
+@pytest.mark.parametrize("name", [*WHOLE, *NUMBERS])
+def test_numbers_of_every_field_are_of_any_kind_and_nothing_else_is_a_number(name: str) -> None:
+    """Numpy's count as Python's, and come out as Python's; every other value is refused by the field's name."""
+    fine = 8 if name in WHOLE else 1
+    for kind in (int, np.int64, np.uint8, *(() if name in WHOLE else (float, np.float32, np.float64))):
+        found = getattr(AllocationConfig(**{name: kind(fine)}), name)
+        assert (found, type(found)) == (fine, int if name in WHOLE else float)
+    wrong = ["1", "", True, float("nan"), float("inf"), [1], (), {}, b"1", 1j, 10**400 if name in NUMBERS else 2.0]
+    if getattr(AllocationConfig, name) is not None:
+        wrong.append(None)
+    for value in wrong:
+        with pytest.raises(ValueError, match=rf"^{name} is .*: it must be a (finite|whole) number"):
+            AllocationConfig(**{name: value})
+
+
 @pytest.mark.parametrize(
     ("rule", "kind"),
     [("calibrated", CalibratedBeliefs), ("beta", BetaBeliefs), ("paper", WindowBeliefs), ("uniform", BetaBeliefs)],
@@ -88,7 +106,7 @@ def test_every_adapters_dialect_names_core_fields() -> None:
     from knapsack_rl.trl.config import ALIASES, KnapsackGRPOConfig
 
     # TRL's batches have one size.
-    own = {field: ALIASES.get(field, field) for field in FIELDS if field not in CONSTANT_SHAPES}
+    own = {field: ALIASES.get(field, field) for field in FIELDS if field not in BUDGET_FIELDS}
     defaults = AllocationConfig()
     for core, name in own.items():
         assert name in KnapsackGRPOConfig.__dataclass_fields__, name

@@ -96,6 +96,13 @@ def test_batches_go_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert rewards_of(one)["q0"] == [0, 1, 0]
 
 
+def test_numbers_that_are_equal_are_one_prompt(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"prompt_id":7,"rewards":[1]}\n{"prompt_id":7.0,"rewards":[0]}\n')
+    pl.DataFrame({"prompt_id": [7.0, 7.0], "reward": [1, 0]}).write_parquet(tmp_path / "t.parquet")
+    for name in ("t.jsonl", "t.parquet"):
+        assert {key: sorted(rewards) for key, rewards in rewards_of(read(tmp_path / name)).items()} == {"7": [0, 1]}
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

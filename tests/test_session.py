@@ -170,6 +170,12 @@ def test_what_no_plan_waits_for_is_refused(step: int, ids: list[str], told: str)
     assert as_bytes(session.state_dict()) == before
 
 
+@pytest.mark.parametrize("config", ["beta", {"rule": "beta"}, BetaBeliefs()], ids=["name", "mapping", "beliefs"])
+def test_a_session_takes_a_configuration_and_nothing_that_is_none(config: Any) -> None:
+    with pytest.raises(TypeError, match="pass an AllocationConfig"):
+        Session(config)
+
+
 def test_a_duplicate_is_refused_or_counted_by_request() -> None:
     session = Session(BETA)
     plan = session.plan(IDS, 64)
@@ -183,7 +189,22 @@ def test_a_duplicate_is_refused_or_counted_by_request() -> None:
     assert forecast_of(session)[:7] == before[:7]
 
 
-@pytest.mark.parametrize("rewards", [[1.0], [float("inf"), 0.0], [[1.0, 0.0]]], ids=["too few", "infinite", "nested"])
+@pytest.mark.parametrize("rule", ["calibrated", "beta", "paper", "uniform"])
+@pytest.mark.parametrize("budget", ["64", 64.5, True, float("nan"), float("inf"), -2, 10**20, [64], 1j], ids=repr)
+def test_a_budget_is_a_whole_number_under_every_rule(rule: Any, budget: Any) -> None:
+    session = Session(AllocationConfig(rule=rule))
+    with pytest.raises(ValueError, match="a budget of .* rollouts is not a whole number from 0"):
+        session.plan(IDS, budget)
+    assert (session.step, session.open_plans) == (0, [])
+    for same in (64, 64.0, np.int64(64), np.float32(64)):
+        assert session.plan(IDS, same).budget == 64
+
+
+@pytest.mark.parametrize(
+    "rewards",
+    [[1.0], [float("inf"), 0.0], [[1.0, 0.0]], [1.0, "right"], [1.0, 1j], [1.0, 10**400], 1.0, None],
+    ids=["too few", "infinite", "nested", "text", "complex", "too large", "one number", "nothing"],
+)
 def test_rewards_that_cannot_be_used_change_nothing(rewards: Any) -> None:
     session = Session(BETA)
     session.plan(IDS, 64)
@@ -397,6 +418,7 @@ def test_ids_are_text_or_whole_numbers(wrong: Any) -> None:
 def test_chats_as_text() -> None:
     assert as_text([{"role": "user", "content": "2+2"}]) == "user: 2+2"
     assert as_text("x" * 5000) == "x" * 2000
+    assert as_text(["2", "+", "2"]) == "['2', '+', '2']"  # tokens, and no chat
 
 
 def test_best_and_worst() -> None:

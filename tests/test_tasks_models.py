@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,6 +60,17 @@ def test_a_warm_start_is_made_once_and_loads() -> None:
 def test_every_field_of_the_recipe_names_another_model() -> None:
     keys = {Recipe().key, Recipe(steps=1).key, Recipe(seed=1).key, Recipe(hidden=64).key, Recipe(learning_rate=1.0).key}
     assert len(keys) == 5
+
+
+@pytest.mark.parametrize(
+    "name", ["hidden", "layers", "heads", "intermediate", "steps", "batch", "learning_rate", "seed"]
+)
+@pytest.mark.parametrize("value", [-1, "8", None, True, float("nan"), float("inf")], ids=repr)
+def test_a_recipe_that_no_model_has_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{name} is .*: it must be"):
+        Recipe(**{name: value})
+    with pytest.raises(ValueError, match="hidden is 12: it must be a multiple of twice the heads"):
+        Recipe(hidden=12, heads=4)
 
 
 def test_an_interrupted_build_leaves_nothing(cache: Path) -> None:

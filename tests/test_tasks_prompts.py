@@ -104,6 +104,15 @@ def test_reasoning_gym_tasks_take_settings_and_bring_their_scorer() -> None:
             r"two prompts with the prompt_id 'x' \(the second is row 1\)",
         ),
         ([{"prompt": "a", "prompt_id": "x"}, {"prompt": "b"}], {}, "row 1 of .* has no prompt_id"),
+        ([{"prompt": "a", "prompt_id": ""}], {}, "row 0 of .* has no prompt_id"),
+        (
+            [{"prompt": "a", "prompt_id": 1}, {"prompt": "b", "prompt_id": 1.0}],
+            {},
+            "two prompts with the prompt_id '1'",
+        ),
+        ([{"prompt": 0}], {}, "the prompt in row 0 of .* is 0: prompts are texts, or lists of messages"),
+        ([{"prompt": ["a"]}], {}, r"the prompt in row 0 of .* is \['a'\]: prompts are texts"),
+        ([{"prompt": [{"role": "user"}]}], {}, "the prompt in row 0 of .*: prompts are texts"),
     ],
 )
 def test_unusable_rows_are_refused(
@@ -123,6 +132,7 @@ def test_one_prompt_twice_is_no_error(tmp_path: Path) -> None:
         ("nowhere.jsonl", "there is no data file nowhere.jsonl"),
         ("embedded?train=many", "the embedded tasks refuse their settings"),
         ("embedded?rows=3", "the embedded tasks refuse their settings"),
+        ("embedded?train=-1", "the embedded tasks refuse their settings .*: -1 training and 256 held-out rows"),
         ("reasoning-gym:chain_sun", "has no task 'chain_sun'; it has, among 10[0-9]+: chain_sum"),
         ("reasoning-gym:chain_sum?nonsense=1", "refuses the settings of 'chain_sum'"),
         ("reasoning-gym:chain_sum?min_terms=-1", "refuses the settings of 'chain_sum'"),
@@ -138,9 +148,13 @@ def test_damaged_and_empty_files_are_refused_in_one_line(tmp_path: Path) -> None
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "broken.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n')
     (tmp_path / "data.xlsx").write_text("?")
+    (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "\xe9t\xe9"}\n')
+    (tmp_path / "latin.csv").write_bytes(b"prompt\n\xe9t\xe9\n")
     for name, message in (
         ("empty.jsonl", "the file is empty"),
-        ("broken.jsonl", "cannot load the data set"),
+        ("broken.jsonl", "cannot load the data set .*: JSON parse error"),
+        ("latin.jsonl", "cannot load the data set .*: not UTF-8 text"),
+        ("latin.csv", "cannot load the data set .*: not UTF-8 text"),
         ("data.xlsx", "cannot tell the format"),
     ):
         with pytest.raises(TaskError, match=message) as refusal:

@@ -58,6 +58,12 @@ def test_math_works_outside_the_main_thread() -> None:
 
 
 @pytest.mark.parametrize("reward", [exact_match, math_equal])
+def test_a_row_without_an_answer_has_no_reward(reward: Reward) -> None:
+    """Whatever was said: neither right nor wrong, so that it says nothing about the model."""
+    assert reward(prompts=["?"] * 3, completions=["None", "", "4"], answer=[None, None, "4"]) == [None, None, 1.0]
+
+
+@pytest.mark.parametrize("reward", [exact_match, math_equal])
 def test_a_missing_answer_column_is_named(reward: Reward) -> None:
     with pytest.raises(TaskError, match="the column 'answer', which the data set does not have"):
         reward(prompts=["?"], completions=["42"])

@@ -190,13 +190,18 @@ def test_damage_in_the_middle_names_the_file_and_the_line(tmp_path: Path) -> Non
         ("prompt_id,pass_rate\na,0.5\n", ":1: "),
         ("[1, 2]\n", "not a record"),
         ('{"kind":"step","step":0}\n{"kind":"end"}\n', ":1: .*'"),
-        ('{"kind":"run","version":99}\n{}\n', "version 99 of the format, and this library reads 2"),
+        (
+            '{"kind":"run","version":99}\n{}\n',
+            "version 99 of the format, and this library reads 2: read it with a newer",
+        ),
+        ('{"kind":"run","version":"2"}\n{}\n', "version '2' of the format"),
+        ("PAR1\udcff\n", ":1: not a record of a trace: not UTF-8 text"),
         ('{"kind":"eval","step":0,"rollouts":0,"metrics":{}}\n{"kind":"end"}\n', "starts with a run record"),
     ],
 )
 def test_what_is_not_a_trace_is_one_clear_error(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "trace.jsonl"
-    path.write_text(content)
+    path.write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=message):
         read_trace(path)
 

@@ -107,10 +107,28 @@ def test_going_on_with_other_settings_is_refused(tmp_path: Path) -> None:
         check_same(job, {}, {"beta": 0.1}, tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"job": {"nonsense": 1, "rules": []}}', '{"version": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"job": {"nonsense": 1, "rules": []}}',
+        '{"version": 1}',
+        '{"job": {"rules": 5}}',
+        "[" * 5000,
+        "\udcff",
+    ],
+    ids=range(7),
+)
 def test_a_damaged_record_is_named(content: str, tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text(content)
+    (tmp_path / "run.json").write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(TaskError, match=r"cannot read the recorded job .*run\.json"):
+        Job.load(tmp_path)
+
+
+def test_a_record_of_another_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"version": 2, "job": {"rules": ["beta"], "depth": 3}}')
+    with pytest.raises(TaskError, match=r"run\.json has version 2, and this release reads 1"):
         Job.load(tmp_path)
 
 

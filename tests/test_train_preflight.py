@@ -38,7 +38,7 @@ ROWS = [{"prompt": f"{i} + 1 =", "answer": str(i + 1), "level": i} for i in rang
     ("answers", "name"),
     [
         (["1", "2.5", "-3", "0,5"], "math"), ([1, 2.0], "math"), (["1", "yes"], "exact"), (["x = 1"], "exact"),
-        (["1", None], "exact"),
+        (["True", "False"], "exact"), ([True, False], "exact"), (["nan"], "exact"), (["1", "infinity"], "exact"),
     ],
 )  # fmt: skip
 def test_the_default_reward_goes_by_the_answers(answers: list[object], name: str) -> None:
@@ -62,6 +62,10 @@ def test_the_main_job_needs_no_check() -> None:
     [
         ({"model": "./nowhere"}, "there is no model folder"),
         ({"model": "embedded?depth=3"}, "the embedded model has no such setting"),
+        ({"model": "embedded?steps=many"}, "the embedded model cannot be made: steps is 'many'"),
+        ({"dataset": "embedded", "reward": "magic"}, "unknown reward 'magic'"),
+        ({"trainer": {"num_generations": "eight"}}, "--average is 'eight': it must be a whole number of at least 2"),
+        ({"trainer": {"per_device_train_batch_size": 0}}, "generation_batch_size is 0 and .*: a batch must hold"),
         ({"dataset": "missing.jsonl"}, "there is no data file"),
         ({"prompt_column": "question"}, "no column 'question'.*--prompt-column.*it has: prompt, answer, level"),
         ({"answer_column": "solution"}, "no column 'solution'"),
@@ -90,6 +94,8 @@ def test_what_cannot_work_is_refused(changes: dict[str, Any], message: str, tmp_
 def test_without_answers_there_is_no_default_reward(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="neither a reward of its own nor a column 'answer'.*it has: prompt, solution"):
         prepare(Job(model=MODEL, dataset=data(tmp_path, {"prompt": "1 + 1 =", "solution": "2"})))
+    with pytest.raises(TaskError, match=r"no row of .* has an answer"):
+        prepare(Job(model=MODEL, dataset=data(tmp_path, {"prompt": "1 + 1 =", "answer": None})))
     with pytest.raises(TaskError, match="the reward 'exact' needs the column 'answer'"):
         prepare(Job(model=MODEL, dataset=data(tmp_path, {"prompt": "1 + 1 =", "solution": "2"}), reward="exact"))
 

@@ -14,6 +14,7 @@ from knapsack_rl.beliefs.beta import BetaBeliefs
 from knapsack_rl.beliefs.forecast import Beliefs, Forecast
 from knapsack_rl.files import SavedToFile, State
 from knapsack_rl.kept import KeptSuccesses
+from knapsack_rl.knapsack.limits import whole_budget
 from knapsack_rl.knapsack.solver import solve
 from knapsack_rl.knapsack.step_budget import best_budget
 from knapsack_rl.notation import BoolArray, FloatArray, IntArray, PromptFeatures, text_ids
@@ -131,6 +132,7 @@ class KnapsackAllocator(SavedToFile):
         ids = text_ids(prompt_ids)
         if not ids:
             raise ValueError("there are no prompts to plan for: pass at least one")
+        budget = whole_budget(budget)
         forecast = self._forecast(ids, step, features)
         problem = self.rule(forecast, budget, self.min_count, self.max_count)
         low_P = self._with_overdue(problem, forecast, ids, budget)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
+
+import numpy as np
 
 from knapsack_rl.allocator import LEAST_BUDGET, KnapsackAllocator
 from knapsack_rl.beliefs.beta import HALF_LIFE_PASSES, BetaBeliefs
@@ -32,6 +36,9 @@ DEFAULT_HALF_LIFE = 64.0
 STEP_COST = 0.1
 # Half-lives without an observation after which an offered prompt gets a pair: its evidence then counts a quarter.
 OVERDUE_HALF_LIVES = 2.0
+# Least value of each field that is a whole number, and the fields that are other numbers.
+_LEAST = {"average": 2, "pool": 1, "min_count": 0, "max_count": 2, "min_group": 2, "token_every": 1}
+_NUMBERS = ("half_life", "success_threshold", "step_cost", "least_budget", "token_decay")
 
 
 @dataclass(frozen=True)
@@ -162,25 +169,14 @@ class AllocationConfig:
         return DEFAULT_HALF_LIFE if steps_per_pass is None else HALF_LIFE_PASSES * max(float(steps_per_pass), 1.0)
 
     def _check_types(self) -> None:
-        for name, least in (
-            ("average", 2),
-            ("pool", 1),
-            ("min_count", 0),
-            ("max_count", 2),
-            ("min_group", 2),
-            ("token_every", 1),
-        ):
-            value = getattr(self, name)
-            if value is None and name not in ("average", "min_group", "token_every"):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None and field.default is None:
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name} is {value!r}: it must be a whole number of at least {least}")
-        for name in ("half_life", "success_threshold"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
-                raise ValueError(f"{name} is {value!r}: it must be a finite number")
+            if field.name in _LEAST:
+                object.__setattr__(self, field.name, _whole(field.name, value, _LEAST[field.name]))
+            elif field.name in _NUMBERS:
+                object.__setattr__(self, field.name, _finite(field.name, value))
         if self.half_life is not None and not self.half_life > 0:
             raise ValueError(f"half_life is {self.half_life}: it counts steps and must be positive")
         self._check_budget()
@@ -194,13 +190,41 @@ class AllocationConfig:
             raise ValueError(f"budget is {self.budget!r}: choose 'fixed', 'adaptive' or 'tokens'")
         if not 0 < self.token_decay <= 1:
             raise ValueError(f"token_decay is {self.token_decay!r}: it is a factor above 0 and at most 1")
-        if not 0 <= self.step_cost < float("inf"):
+        if self.step_cost < 0:
             raise ValueError(f"step_cost is {self.step_cost!r}: it is a share of the budget, 0 or more")
         if not 0 < self.least_budget <= 1:
             raise ValueError(f"least_budget is {self.least_budget!r}: it is a share of the budget, above 0, at most 1")
 
 
 FIELDS = tuple(field.name for field in fields(AllocationConfig))
+# Those of a budget that changes from step to step: no settings of trainers whose batches have one size.
+BUDGET_FIELDS = ("budget", "step_cost", "least_budget", "token_decay", "token_every")
+
+
+def _whole(name: str, value: object, least: int) -> int:
+    """The value of a field as an int.
+
+    Raises:
+        ValueError: no whole number, or below ``least``.
+    """
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} is {value!r}: it must be a whole number of at least {least}")
+    return int(value)
+
+
+def _finite(name: str, value: object) -> float:
+    """The value of a field as a float.
+
+    Raises:
+        ValueError: no number, or not finite.
+    """
+    number = float("nan")
+    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+        with suppress(OverflowError):  # a whole number of hundreds of digits
+            number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} is {value!r}: it must be a finite number")
+    return number
 
 
 def from_dialect(

@@ -9,7 +9,7 @@ counts in the denominator and is neither mixed nor solved nor unsolved. A share 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -139,7 +139,7 @@ def transition_matrix(before_P: FloatArray, after_P: FloatArray) -> IntArray:
 
 def as_text(messages: Any) -> str:
     """Convert a prompt or completion to text: a string unchanged, a chat as role and content, at most `MAX_TEXT`."""
-    if isinstance(messages, list):
+    if isinstance(messages, list) and all(isinstance(message, Mapping) for message in messages):
         messages = "\n".join(f"{message.get('role')}: {message.get('content')}" for message in messages)
     return str(messages)[:MAX_TEXT]
 

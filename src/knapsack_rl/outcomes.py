@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from knapsack_rl.notation import BoolArray, FloatArray, IntArray, PromptFeatures, checked_step
 
@@ -18,6 +20,18 @@ def is_success(rewards_PG: FloatArray, success_threshold: float) -> BoolArray:
     """Whether each reward reaches the threshold, ``[PG]``; False for NaN, which is no answer."""
     reached: BoolArray = rewards_PG >= success_threshold - TOLERANCE
     return reached
+
+
+def _numbers(name: str, values: object, dtype: Any) -> NDArray[Any]:
+    """The values as an array.
+
+    Raises:
+        ValueError: one of them is no such number.
+    """
+    try:
+        return np.asarray(values, dtype=dtype)
+    except (OverflowError, TypeError, ValueError) as error:
+        raise ValueError(f"the {name} are not a flat sequence of numbers: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,14 +126,12 @@ class Outcomes:
             success_threshold: the least reward that counts as a success.
 
         Raises:
-            ValueError: sequences of different lengths, or an infinite reward.
+            ValueError: sequences of different lengths, values that are no numbers, or an infinite reward.
         """
         place: dict[str, int] = {}
         group_PG = np.array([place.setdefault(each, len(place)) for each in ids_PG], dtype=np.int64)
-        rewards, tokens = (
-            np.asarray(rewards_PG, dtype=np.float64),
-            tokens_PG if tokens_PG is None else np.asarray(tokens_PG, dtype=np.int64),
-        )
+        rewards = _numbers("rewards", rewards_PG, np.float64)
+        tokens = None if tokens_PG is None else _numbers("token counts", tokens_PG, np.int64)
         for name, array in (("rewards", rewards), ("token counts", tokens)):
             if array is not None and array.shape != group_PG.shape:
                 raise ValueError(f"{group_PG.size} rollouts came with {name} of shape {array.shape}")

@@ -68,7 +68,12 @@ class Session(SavedToFile):
             steps_per_pass: generation steps of one pass over the data, where that is known: sets the half-life.
             in_order: learn whole plans, in the order of planning. What is learned then does not depend on the order in
                 which rollouts come back; but it waits for the last of them.
+
+        Raises:
+            TypeError: ``config`` is no `AllocationConfig`.
         """
+        if not isinstance(config, AllocationConfig | None):
+            raise TypeError(f"config is {config!r}: pass an AllocationConfig, such as AllocationConfig(rule='beta')")
         self.config = config or AllocationConfig()
         self.allocator: Allocator = allocator or self.config.make_allocator(steps_per_pass)
         self.step, self.in_order, self.id_version = 0, in_order, ID_VERSION

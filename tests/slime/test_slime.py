@@ -202,6 +202,7 @@ def test_killed_and_resumed_is_the_run_that_never_stopped(tmp_path: Path, monkey
         ({"knapsack": {"min_count": 0}}, "knapsack.min_count 0"),
         ({"knapsack": {"average": 1}}, "knapsack.average is 1"),
         ({"knapsack": {"ruel": "beta"}}, "knapsack.ruel is not a setting"),
+        ({"knapsack": {"budget": "tokens"}}, "knapsack.budget is not a setting"),
         ({"knapsack": {"scale": "std"}}, "knapsack.scale is 'std'"),
     ],
 )

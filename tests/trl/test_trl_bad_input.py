@@ -32,6 +32,8 @@ from trl import GRPOConfig
         ({"pool": 5}, "pool is 5 and num_generations 4"),
         ({"pool": 2, "min_generations": 2}, "min_generations is 2 with pool=2"),
         ({"pool": 2, "rule": "uniform"}, "'uniform' does not choose among a pool"),
+        ({"num_generations": "4"}, "num_generations is '4': it must be a whole number"),
+        ({"per_device_train_batch_size": 0}, "generation_batch_size is 0 and num_generations 4: a batch must hold"),
     ],
     ids=str,
 )
@@ -46,6 +48,14 @@ def test_config_of_stock_trl(tmp_path: Path) -> None:
             model=small.model(), reward_funcs=small.reward, args=GRPOConfig(**small.settings(tmp_path)),
             train_dataset=small.dataset(), processing_class=small.tokenizer(),
         )  # fmt: skip
+
+
+def test_a_prompt_without_a_token_is_trained_on_as_stock_does(tmp_path: Path) -> None:
+    """It has no hidden states, and the others keep theirs. (As the first of a batch it fails in TRL itself.)"""
+    data = small.dataset(4).map(lambda row, i: {"prompt": "" if i == 1 else row["prompt"]}, with_indices=True)
+    small.stock(tmp_path / "stock", data=data, shuffle_dataset=False, max_steps=2)
+    ours = small.knapsack(tmp_path / "ours", data=data, rule="calibrated", shuffle_dataset=False, max_steps=2)
+    assert len(ours.looks) == 3
 
 
 def rows(*changes: dict[str, Any]) -> Dataset:

@@ -124,3 +124,17 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "looks.npz").write_bytes(b"no")
     with pytest.raises(ValueError, match="looks.npz is not a readable"):
         PromptLooks(str(tmp_path / "looks.npz"))
+
+
+def test_what_cannot_be_written_or_used_is_refused_before_the_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, words = written(tmp_path / "1.jsonl", ["a="]), ["features", "--model", str(tmp_path / "none")]
+    assert main([*words, "--dataset", str(data), "--output", str(tmp_path)]) == 2
+    assert f"{tmp_path} is a folder: name a file" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_named(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, words = written(tmp_path / "1.jsonl", ["a="]), ["features", "--model", str(model), "--device", "abacus"]
+    assert main([*words, "--dataset", str(data), "--output", str(tmp_path / "looks.npz")]) == 2
+    assert "--device abacus cannot be used: " in capsys.readouterr().err

@@ -7,12 +7,13 @@ import math
 
 import numpy as np
 import pytest
+import small
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knapsack_rl.beliefs.calibrated import CalibratedBeliefs
-from knapsack_rl.features.policy import as_prompt_features, batches_of, policy_features
+from knapsack_rl.features.policy import as_prompt_features, batches_of, hidden_states, policy_features
 from knapsack_rl.outcomes import Outcomes
 
 
@@ -45,6 +46,18 @@ def test_batches_hold_every_prompt_once_within_their_bounds(
     # The shortest come first, and the next prompt would not have fitted.
     assert [length for batch in of_batches for length in batch] == sorted(lengths)
     assert not any(fits([*one, other[0]]) for one, other in itertools.pairwise(of_batches))
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=8))
+@settings(max_examples=25, deadline=None)
+def test_a_prompt_without_a_token_has_no_features_and_changes_no_other(lengths: list[int]) -> None:
+    model = small.model()
+    prompts = [[4 + i % 8] * length for i, length in enumerate(lengths)]
+    found = hidden_states(model, prompts)
+    full = [i for i, length in enumerate(lengths) if length]
+    assert torch.isnan(found).all(dim=1).tolist() == [length == 0 for length in lengths]
+    if full:
+        torch.testing.assert_close(found[full], hidden_states(model, [prompts[i] for i in full]))
 
 
 @pytest.mark.parametrize("hidden", [8, 4000])

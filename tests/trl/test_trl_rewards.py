@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import fractions
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +43,9 @@ class Awaited:
 
 
 def of_other_types(completions: list[str], answer: list[str], **_: Any) -> list[Any]:
-    kinds: list[Callable[[float], Any]] = [float, bool, np.float32, torch.tensor, np.array, int, lambda _: None]
+    kinds: list[Callable[[float], Any]] = [
+        float, bool, np.float32, torch.tensor, np.array, int, lambda _: None, decimal.Decimal, fractions.Fraction,
+    ]  # fmt: skip
     return [kinds[i % len(kinds)](each) for i, each in enumerate(small.reward(completions, answer))]
 
 
@@ -103,7 +106,8 @@ WRONG: dict[str, tuple[Any, str]] = {
     "a mapping": (lambda completions, **_: {"a": 1.0}, r"returned \{'a': 1.0\} \(dict\)"),
     "too few": (lambda completions, **_: [1.0], r"returned 1 rewards: .* each of the 16 completions"),
     "lists": (lambda completions, **_: [[1.0]] * len(completions), r"returned \[1.0\] \(list\) for completion 0"),
-    "decimals": (lambda completions, **_: [decimal.Decimal(1)] * len(completions), r"Decimal\) for completion 0"),
+    "complex numbers": (lambda completions, **_: [1j] * len(completions), r"returned 1j \(complex\) for completion 0"),
+    "too large a number": (lambda completions, **_: [10**400] * len(completions), r"\(int\) for completion 0"),
     "a missing column": (lambda completions, **k: k["solution"], r"raised KeyError\('solution'\); .* columns answer"),
     "no keywords": (lambda completions, answer: [0.0] * len(completions), "got an unexpected keyword argument"),
 }

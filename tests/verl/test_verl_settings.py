@@ -18,9 +18,10 @@ from world.in_memory import changed, config
 import knapsack_rl.verl
 from knapsack_rl import AllocationConfig
 from knapsack_rl.__main__ import main
+from knapsack_rl.config import BUDGET_FIELDS
 from knapsack_rl.verl.command import MODES, PAPER, overrides
 from knapsack_rl.verl.hooks import CheckConfig
-from knapsack_rl.verl.settings import ALIASES, CONSTANT_SHAPES, DEFAULTS, ConfigError, Settings, check_config
+from knapsack_rl.verl.settings import ALIASES, DEFAULTS, ConfigError, Settings, check_config
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "verl"
 GRPO = "algorithm.adv_estimator=grpo"
@@ -36,7 +37,7 @@ def test_the_settings_are_those_of_the_core_under_their_names_in_verl() -> None:
         "rule": "beta", "average": 6, "pool": 2, "min_count": 0, "max_count": 9, "half_life": 3.5,
         "success_threshold": 0.5, "weighting": "rollout", "min_group": 3,
     }  # fmt: skip
-    assert {core.name for core in fields(AllocationConfig)} - set(CONSTANT_SHAPES) == values.keys()
+    assert {core.name for core in fields(AllocationConfig)} - set(BUDGET_FIELDS) == values.keys()
     names = {core: ALIASES.get(core, core) for core in values}
     assert list(DEFAULTS) == [*(name for core, name in names.items() if core != "average"), "features", "ask",
                               "keep_successes", "kept_max_age", "prompt_id", "trace_file"]  # fmt: skip
@@ -56,7 +57,7 @@ def test_the_settings_are_those_of_the_core_under_their_names_in_verl() -> None:
 def test_defaults_are_those_of_the_core() -> None:
     """But prompts weigh by their rollouts where verl cannot weigh them alike."""
     for core in fields(AllocationConfig):
-        if core.name not in ("average", *CONSTANT_SHAPES):
+        if core.name not in ("average", *BUDGET_FIELDS):
             assert DEFAULTS[ALIASES.get(core.name, core.name)] == core.default
     assert check_config(changed()).allocation == AllocationConfig(average=8)
     for word in ("algorithm.adv_estimator=gae", "actor_rollout_ref.actor.policy_loss.loss_mode=clip_cov"):

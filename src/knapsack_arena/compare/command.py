@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from knapsack_rl.console.arguments import whole_number
+from knapsack_rl.console.arguments import file_name, whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,9 @@ def add_run_arguments(parser: argparse.ArgumentParser, out: Path) -> None:
     )
     add("--ray", metavar="ADDRESS", help="run trials as Ray tasks: 'local' starts Ray here with --workers CPUs, 'auto'"
         " or HOST:PORT connects to a running cluster")  # fmt: skip
-    add("--output", type=Path, default=out, metavar="FOLDER", help="of the results; finished trials there are kept")
+    add(
+        "--output", type=file_name, default=out, metavar="FOLDER", help="of the results; finished trials there are kept"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -74,6 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
     from knapsack_arena.registry import REGISTRY
     from knapsack_rl.console.text import printable_lines
 
+    if arguments.output.exists() and not arguments.output.is_dir():
+        raise ValueError(f"{arguments.output} is a file: --output names the folder of the results")
     settings = TrialSettings(arguments.prompts, arguments.groups, arguments.average, arguments.steps, arguments.budget)
     rules = tuple(rule for name in names_in(arguments.rules) for rule in (REGISTRY if name == "all" else (name,)))
     seeds = tuple(range(arguments.seeds))

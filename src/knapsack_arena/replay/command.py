@@ -6,10 +6,9 @@ import argparse
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from knapsack_rl.console.arguments import whole_number
+from knapsack_rl.console.arguments import file_name, finite_number, whole_number
 
 if TYPE_CHECKING:  # imported when the command runs, so that --help is instant
     from rich.progress import Progress
@@ -43,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     positive, natural = whole_number(1), whole_number(0)
     parser.epilog = EXAMPLES
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="a trace, or a table of rollouts")
+    parser.add_argument("source", type=file_name, metavar="SOURCE", help="a trace, or a table of rollouts")
     parser.add_argument(
         "--rules", default=DEFAULT_RULES, metavar="A,B,...",
         help="rules by name, or FILE.py:NAME, a file of yours that is run",
@@ -77,10 +76,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--average", type=positive, metavar="N", help="tables: rollouts per prompt on average (default: 8)"
     )
     parser.add_argument(
-        "--success-threshold", type=float, metavar="X", help="tables: least reward that is a success (default: 1)"
+        "--success-threshold",
+        type=finite_number,
+        metavar="X",
+        help="tables: least reward that is a success (default: 1)",
     )
     parser.add_argument(
-        "--output", type=Path, action="append", default=[], metavar="FILE",
+        "--output", type=file_name, action="append", default=[], metavar="FILE",
         help="a row per rule and step: FILE.parquet, or FILE.json with the summary; may be given twice",
     )  # fmt: skip
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knapsack_arena.replay.rollouts import RecordedRollouts, RecordedStep, shuffle_within
-from knapsack_rl.beliefs.ids import content_id, prompt_keys
+from knapsack_rl.beliefs.ids import content_id, id_text, prompt_keys
 from knapsack_rl.beliefs.prompt_store import KeyIndex
 from knapsack_rl.console.rows import ID_COLUMNS, SUFFIXES, Row, csv_rows, json_rows, number_in, shown
 from knapsack_rl.files import parse_json
@@ -248,7 +248,7 @@ def _prompt(where: str, column: str, cell: object) -> str:
             raise ValueError(f"{where}: {column} cannot be hashed ({error}): add a column prompt_id") from error
     if cell is None or isinstance(cell, dict | list) or not str(cell).strip():
         raise ValueError(f"{where}: {column} is {shown(cell)}: every row needs a prompt or its id")
-    prompt = str(cell)
+    prompt = cell if isinstance(cell, str) else id_text(cell)
     return prompt if len(prompt) <= LONGEST_ID else content_id(prompt)
 
 

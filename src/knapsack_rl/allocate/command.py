@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from knapsack_rl.config import RULES, AllocationConfig, from_dialect
-from knapsack_rl.console.arguments import whole_number
+from knapsack_rl.console.arguments import file_name, whole_number
 
 # Options by the core fields that they set.
 ALIASES = {
@@ -68,7 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=("csv", "jsonl", "parquet"), help="format of the input (default: by its name or content)"
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="file for the counts (default: standard output)")
+    parser.add_argument(
+        "--output", type=file_name, metavar="FILE", help="file for the counts (default: standard output)"
+    )
     parser.add_argument(
         "--to",
         choices=("csv", "jsonl", "parquet"),
@@ -126,6 +128,8 @@ def _config(arguments: argparse.Namespace) -> AllocationConfig:
 
 
 def _read(source: str) -> tuple[str, bytes]:
+    if not source:
+        raise ValueError("the name of the input is empty: name a file, or - for standard input")
     if source != "-":
         return source, Path(source).read_bytes()
     if sys.stdin is None or sys.stdin.isatty():

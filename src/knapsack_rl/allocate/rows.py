@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from knapsack_rl.beliefs.ids import id_text
 from knapsack_rl.console.rows import ID_COLUMNS, SUFFIXES, Row, csv_rows, json_rows, number_in, shown
 from knapsack_rl.notation import FloatArray
 
@@ -109,11 +110,14 @@ def _parquet_rows(data: bytes, name: str) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        table = pq.ParquetFile(pa.BufferReader(data)).read()
         names = table.column_names
         columns = [column.to_pylist() for column in table.columns]
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{name} is not a Parquet file: {error}") from error
+    for column in names:
+        if names.count(column) > 1:
+            raise ValueError(f"{name}: the column {column!r} occurs twice: rename one")
     if not set(RATE_COLUMNS) & set(names) and not {"successes", "attempts"} <= set(names):
         _refuse_columns(name, names)
     for number, cells in enumerate(zip(*columns, strict=True), start=1):
@@ -122,9 +126,13 @@ def _parquet_rows(data: bytes, name: str) -> Iterator[Row]:
 
 def _id(where: str, row: Mapping[str, object], column: str) -> str:
     value = row[column]
-    if value is None or isinstance(value, dict | list) or not str(value).strip():
+    try:
+        found = "" if isinstance(value, dict | list) else id_text(value)
+    except ValueError:  # nothing, or NaN
+        found = ""
+    if not found.strip():
         raise ValueError(f"{where}: {column} is {shown(value)}: give every prompt an id, or remove the column")
-    return str(value)
+    return found
 
 
 def _rate(where: str, row: Mapping[str, object]) -> tuple[float, float]:

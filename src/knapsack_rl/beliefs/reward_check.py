@@ -14,7 +14,7 @@ import numpy as np
 
 from knapsack_rl.files import State, saved_array
 from knapsack_rl.notation import FloatArray
-from knapsack_rl.outcomes import TOLERANCE, Outcomes
+from knapsack_rl.outcomes import TOLERANCE, Outcomes, is_success
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class SuccessThreshold:
 
     def counts_otherwise(self, before: float, rewards_R: FloatArray) -> bool:
         """Whether any of these rewards counted otherwise under the threshold ``before``."""
-        return bool(np.any((rewards_R >= before - TOLERANCE) != (rewards_R >= self.value - TOLERANCE)))
+        return bool(np.any(is_success(rewards_R, before) != is_success(rewards_R, self.value)))
 
     def state_dict(self) -> State:
         """The threshold, and how far the search has come."""
@@ -129,7 +129,7 @@ class SuccessThreshold:
         return again
 
     def _divides(self) -> bool:
-        return bool(np.unique(self.marks_M >= self.value - TOLERANCE).size == 2)
+        return bool(np.unique(is_success(self.marks_M, self.value)).size == 2)
 
     def _say(self) -> None:
         marks = ", ".join(f"{mark:g}" for mark in self.marks_M)

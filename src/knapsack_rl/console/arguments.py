@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     """Keeps the line ends of an epilog, and shows each default that exists and that the text does not state."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        nothing = action.default is None or action.default is False
+        nothing = action.default is None or action.default is False or action.default == []
         return action.help if nothing or "default" in (action.help or "") else super()._get_help_string(action)
 
 
@@ -28,6 +30,21 @@ def whole_number(least: int = 0, most: int = 10**9) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def finite_number(text: str) -> float:
+    """An argument type: a number that is neither infinite nor NaN."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return number
+
+
+def file_name(text: str) -> Path:
+    """An argument type: the name of a file or folder. An empty one, of a variable that is not set, is no name."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty")
+    return Path(text)
 
 
 def suggestion(given: str, known: Iterable[str]) -> str:

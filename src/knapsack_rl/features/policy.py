@@ -51,8 +51,8 @@ def hidden_states(
 ) -> torch.Tensor:
     """`policy_features` of each prompt, by its last two layers; ``[P, 2 * hidden + 1]``, float32.
 
-    Prompts of similar length share a forward pass of at most `TOKENS` tokens. Changes nothing: modules keep their mode,
-    and no random number is drawn, because there is no dropout.
+    Prompts of similar length share a forward pass of at most `TOKENS` tokens; those without a token have NaN. Changes
+    nothing: modules keep their mode, and no random number is drawn, because there is no dropout.
 
     Args:
         model: a causal language model, perhaps with adapters, as the trainer calls it.
@@ -67,6 +67,8 @@ def hidden_states(
         TypeError: its forward pass does not take the arguments.
     """
     device = next(model.parameters()).device if device is None else device
+    empty = [i for i, prompt in enumerate(prompts) if not len(prompt)]
+    prompts = [prompt if len(prompt) else [0] for prompt in prompts]
     batches = batches_of([len(prompt) for prompt in prompts])
     needed = len(batches) if passes is None else passes(len(batches))
     found: torch.Tensor | None = None
@@ -79,6 +81,7 @@ def hidden_states(
             if number < len(batches):
                 found[batch] = seen
     assert found is not None
+    found[empty] = torch.nan
     return found
 
 

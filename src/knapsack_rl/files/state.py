@@ -129,7 +129,10 @@ def check_kind(state: Mapping[str, Any], **expected: object) -> None:
     """
     for name, value in expected.items():
         if name not in state or state[name] != value:
-            raise BeliefFileError(f"it holds {name} {state.get(name)!r}, not {value!r}: load it into what wrote it")
+            raise BeliefFileError(
+                f"it holds {name} {state.get(name)!r}, not {value!r}: load it into what wrote it; a run is resumed "
+                "with the rule that it began with"
+            )
 
 
 def as_array(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -104,14 +105,26 @@ def checked_limits(low_P: IntArray, high_P: IntArray, min_group: int = 2) -> tup
     return low_P, high_P
 
 
+def whole_budget(budget: float) -> int:
+    """Convert the budget to an integer number of rollouts.
+
+    Raises:
+        ValueError: not a whole number from 0 to `MOST`.
+    """
+    given: Any = budget
+    number = isinstance(given, int | float | np.integer | np.floating) and not isinstance(given, bool)
+    if not number or not 0 <= given <= MOST or given != int(given):
+        raise ValueError(f"a budget of {given} rollouts is not a whole number from 0 to {MOST}")
+    return int(given)
+
+
 def checked_budget(budget: float, low_P: IntArray, high_P: IntArray) -> int:
     """Convert the budget to an integer number of rollouts, and check it against the limits.
 
     Raises:
         ValueError: not a whole number, below the sum of the lower limits, or above the sum of the upper ones.
     """
-    if not (-MOST <= budget <= MOST) or budget != int(budget):
-        raise ValueError(f"a budget of {budget} rollouts is not a whole number up to {MOST}")
+    budget = whole_budget(budget)
     # In floats, which do not wrap around; exact up to `MOST`.
     least, most = int(low_P.sum(dtype=np.float64)), int(high_P.sum(dtype=np.float64))
     if budget < least:
@@ -124,7 +137,7 @@ def checked_budget(budget: float, low_P: IntArray, high_P: IntArray) -> int:
             f"a budget of {budget} rollouts is above the {most} that the upper limits of {low_P.size} prompts allow:"
             " lower the budget or raise the limits"
         )
-    return int(budget)
+    return budget
 
 
 def checked_costs(cost_P: FloatArray, budget: float, low_P: IntArray) -> FloatArray:

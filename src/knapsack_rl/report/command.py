@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from knapsack_rl.console.arguments import file_name
 from knapsack_rl.console.text import printable
 from knapsack_rl.trace import TRACE_NAME
 
@@ -12,9 +13,9 @@ from knapsack_rl.trace import TRACE_NAME
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument(
-        "traces", nargs="+", type=Path, metavar="TRACE", help=f"traces, or folders with {TRACE_NAME} files below"
+        "traces", nargs="+", type=file_name, metavar="TRACE", help=f"traces, or folders with {TRACE_NAME} files below"
     )
-    parser.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE", help="page to write")
+    parser.add_argument("--output", type=file_name, default=Path("report.html"), metavar="FILE", help="page to write")
     parser.add_argument(
         "--watch", action="store_true", help="write the page again as the runs train, and let it refresh itself in a"
         " browser, until Ctrl-C"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from knapsack_rl.metrics import transition_matrix
+from knapsack_rl.outcomes import is_success
 from knapsack_rl.report.runs import HELDOUT, TRAIN, Run, flat_settings, observed_start_and_end, start_and_end
 
 NONE = "-"
@@ -171,7 +172,8 @@ def _samples(run: Run) -> Iterable[Sample]:
 
 def _succeeded(run: Run, index: int, sample: dict[str, object]) -> bool:
     reward = sample.get("reward")
-    return isinstance(reward, int | float) and reward >= run.steps[index].outcomes.success_threshold - 1e-6
+    known = isinstance(reward, int | float)
+    return known and bool(is_success(np.array(reward), run.steps[index].outcomes.success_threshold))
 
 
 def _group(run: Run, index: int, prompt_id: str) -> str:

@@ -13,16 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from knapsack_rl.config import FIELDS, AllocationConfig, from_dialect, own_settings
+from knapsack_rl.config import BUDGET_FIELDS, FIELDS, AllocationConfig, from_dialect, own_settings
 from knapsack_rl.trl.checks import check_pool
 
 VARIABLE = "KNAPSACK_RL"
 ALIASES = {"average": "--num_generations"}
 # Settings of the adapter alone: what tells prompts apart (``hidden_states`` or None), and the record of the run.
 OWN: dict[str, Any] = {"features": "hidden_states", "trace_file": "trace.jsonl"}
-# The average is a flag of ms-swift's, and its batches have one size.
-_ELSEWHERE = ("average", "budget", "step_cost", "least_budget", "token_decay", "token_every")
-CORE = tuple(name for name in FIELDS if name not in _ELSEWHERE)
+# The average is a flag of ms-swift's.
+CORE = tuple(name for name in FIELDS if name not in ("average", *BUDGET_FIELDS))
 
 # Values of ms-swift's options that do not work, and why.
 _REFUSED = (

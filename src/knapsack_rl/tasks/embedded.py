@@ -119,8 +119,10 @@ def splits(train: int = 256, heldout: int = 256, seed: int = 0) -> tuple[list[Ro
         The two lists, each shuffled.
 
     Raises:
-        ValueError: more rows than there are different prompts.
+        ValueError: a negative number of rows, or more than there are different prompts.
     """
+    if min(train, heldout) < 0:
+        raise ValueError(f"{train} training and {heldout} held-out rows were asked for: a number is negative")
     there = sum(len(family.alphabet) ** family.lengths[level] for family, level in LEVELS)
     # At most a tenth: drawing until a new prompt is found slows down as they run out.
     if train + heldout > there // 10:

@@ -10,10 +10,9 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final
 
-from knapsack_rl.console.arguments import whole_number
+from knapsack_rl.console.arguments import file_name, whole_number
 
 # Prompts between two lines of progress, which also bounds memory.
 BLOCK: Final = 1024
@@ -38,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="the prompts: .parquet, .jsonl, .json or .csv files, or hub ids",
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the file to write (.npz)")
+    parser.add_argument("--output", required=True, type=file_name, metavar="FILE", help="the file to write (.npz)")
     parser.add_argument("--dataset-split", default="train", metavar="NAME", help="split of a hub data set")
     parser.add_argument("--prompt-column", default="prompt", metavar="NAME", help="column of the prompts")
     parser.add_argument("--chat", action="store_true", help="a prompt that is a text is what the user says in a chat")
@@ -63,6 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
     began = time.perf_counter()
     if not arguments.output.absolute().parent.is_dir():
         raise FileNotFoundError(f"there is no folder {arguments.output.absolute().parent} to write to")
+    if arguments.output.is_dir():
+        raise IsADirectoryError(f"{arguments.output} is a folder: name a file")
     prompts: dict[str, Any] = {}
     for source in arguments.dataset:
         found = load_prompts(source, split=arguments.dataset_split, prompt_column=arguments.prompt_column)
@@ -87,7 +88,11 @@ def _model(path: str, device: str | None) -> Any:
 
     from knapsack_rl.tasks import TaskError
 
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=place)
+    except (AssertionError, RuntimeError) as error:
+        raise TaskError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
     try:
         # On a CPU 16 bits are slower, and not all kernels have them.
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32 if place.type == "cpu" else "auto")

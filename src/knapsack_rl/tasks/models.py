@@ -114,6 +114,8 @@ def _recipe(settings: dict[str, Any]) -> Recipe:
         return Recipe(**settings)
     except TypeError as error:
         raise TaskError(f"the embedded model has no such setting: {error}") from error
+    except ValueError as error:
+        raise TaskError(f"the embedded model cannot be made: {error}") from error
 
 
 def smollm2() -> Path:

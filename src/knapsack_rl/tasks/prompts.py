@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from knapsack_rl.beliefs.ids import id_text
+from knapsack_rl.console.rows import shown
 from knapsack_rl.tasks import EMBEDDED, TaskError, parse_settings
 
 if TYPE_CHECKING:
@@ -92,9 +95,14 @@ def uniform_columns(dataset: Dataset, source: str, prompt_column: str, answer_co
             dataset = dataset.remove_columns([wanted] if wanted in dataset.column_names else [])
             dataset = dataset.rename_column(column, wanted)
     dataset = dataset.remove_columns([column for column in RESERVED if column in dataset.column_names])
-    empty = next((row for row, prompt in enumerate(dataset["prompt"]) if not prompt), None)
-    if empty is not None:
-        raise TaskError(f"row {empty} of {source} has no prompt")
+    for row, prompt in enumerate(dataset["prompt"]):
+        if not prompt and prompt != 0:
+            raise TaskError(f"row {row} of {source} has no prompt")
+        if not isinstance(prompt, str) and not _is_chat(prompt):
+            raise TaskError(
+                f"the prompt in row {row} of {source} is {shown(prompt)}: prompts are texts, or lists of messages with "
+                "role and content"
+            )
     if "prompt_id" not in dataset.column_names:
         return dataset
     ids = _checked_ids(dataset["prompt"], dataset["prompt_id"], source)
@@ -114,12 +122,19 @@ def _checked_ids(prompts: Iterable[Any], given: Iterable[Any], source: str) -> l
     prompt_of: dict[str, Any] = {}
     ids: list[str] = []
     for row, (prompt, prompt_id) in enumerate(zip(prompts, given, strict=True)):
-        if prompt_id is None:
-            raise TaskError(f"row {row} of {source} has no prompt_id: give every row one, or drop the column")
-        if prompt_of.setdefault(str(prompt_id), prompt) != prompt:
-            raise TaskError(f"{source} has two prompts with the prompt_id {str(prompt_id)!r} (the second is row {row})")
-        ids.append(str(prompt_id))
+        try:
+            ids.append(id_text(prompt_id))
+        except ValueError:
+            raise TaskError(f"row {row} of {source} has no prompt_id: give every row one, or drop the column") from None
+        if prompt_of.setdefault(ids[row], prompt) != prompt:
+            raise TaskError(f"{source} has two prompts with the prompt_id {ids[row]!r} (the second is row {row})")
     return ids
+
+
+def _is_chat(prompt: object) -> bool:
+    return isinstance(prompt, list) and all(
+        isinstance(each, dict) and {"role", "content"} <= each.keys() for each in prompt
+    )
 
 
 def _embedded(settings: dict[str, Any], seed: int) -> PromptSet:
@@ -176,10 +191,13 @@ def _stored(source: str, split: str) -> Dataset:
     import datasets
 
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(logging.CRITICAL)  # what it logs of a damaged file is in the error, too
     path = Path(source).expanduser()
     loader = LOADERS.get(path.suffix.lower())
     if loader and not path.is_file():
         raise TaskError(f"there is no data file {source}")
+    if loader:
+        _check_readable(path, source, text=loader != "parquet")
     if path.exists() and not loader:
         raise TaskError(f"cannot tell the format of {source}: use one of {', '.join(LOADERS)}")
     try:
@@ -188,8 +206,22 @@ def _stored(source: str, split: str) -> Dataset:
         name, _, configuration = source.partition(":")
         return datasets.load_dataset(name, configuration or None, split=split)
     except Exception as error:  # the library raises many kinds of exceptions
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if loader and path.stat().st_size == 0:
-            first_line = "the file is empty"
+        first: BaseException = error
+        while first.__cause__ is not None:  # the library wraps what says where the file is wrong
+            first = first.__cause__
+        first_line = (str(first).strip() or type(first).__name__).splitlines()[0]
         hint = "" if loader else " (a hub id, a file, 'embedded' or 'reasoning-gym:NAME'?)"
         raise TaskError(f"cannot load the data set {source!r}{hint}: {first_line}") from error
+
+
+def _check_readable(path: Path, source: str, text: bool) -> None:
+    """Refuse an empty file, and one of ``text`` that is not UTF-8, which JSON lines show only when a row is read."""
+    if path.stat().st_size == 0:
+        raise TaskError(f"cannot load the data set {source!r}: the file is empty")
+    if text:
+        try:
+            with path.open(encoding="utf-8") as file:
+                while file.read(1 << 20):
+                    pass
+        except UnicodeDecodeError as error:
+            raise TaskError(f"cannot load the data set {source!r}: not UTF-8 text ({error.reason})") from error

@@ -40,6 +40,23 @@ class Recipe:
     learning_rate: float = 3e-3
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ValueError: one that no model can have; the message names it.
+        """
+        for name, value in asdict(self).items():
+            if name == "learning_rate":
+                fits, wanted = isinstance(value, int | float) and 0 < value < float("inf"), "a positive number"
+            else:
+                least = 0 if name in ("steps", "seed") else 1
+                fits, wanted = isinstance(value, int) and value >= least, f"a whole number of at least {least}"
+            if not fits or isinstance(value, bool):
+                raise ValueError(f"{name} is {value!r}: it must be {wanted}")
+        if self.hidden % (2 * self.heads):
+            raise ValueError(f"hidden is {self.hidden}: it must be a multiple of twice the heads ({self.heads})")
+
     @property
     def key(self) -> str:
         """A short hash of everything that determines the weights, apart from the machine's arithmetic."""

@@ -1,7 +1,7 @@
 """Reward functions with TRL's signature: ``reward(prompts=..., completions=..., **columns) -> list[float | None]``.
 
-A reward of 1.0 is a success. None is no reward: the answer in the data set cannot be parsed. Completions are texts, or
-lists of messages if the data set is conversational.
+A reward of 1.0 is a success. None is no reward: the answer in the data set is missing, or cannot be parsed. Completions
+are texts, or lists of messages if the data set is conversational.
 """
 
 from __future__ import annotations
@@ -44,9 +44,11 @@ def exact_match(
     answer: Sequence[object] | None = None,
     **_columns: object,
 ) -> list[float | None]:
-    """1.0 where the completion equals the answer, apart from white space around it; else 0.0."""
+    """1.0 where the completion equals the answer, apart from white space around it; None without one; else 0.0."""
     pairs = _pairs(completions, answer, "exact")
-    return [float(text_of(completion).strip() == right.strip()) for completion, right in pairs]
+    return [
+        None if right is None else float(text_of(completion).strip() == right.strip()) for completion, right in pairs
+    ]
 
 
 def math_equal(
@@ -55,9 +57,9 @@ def math_equal(
     answer: Sequence[object] | None = None,
     **_columns: object,
 ) -> list[float | None]:
-    """1.0 where math-verify finds the completion equal to the answer; None where the answer cannot be parsed."""
+    """1.0 where math-verify finds the completion equal to the answer; None where that is missing or not parsed."""
     pairs = _pairs(completions, answer, "math")
-    return [_math_score(text_of(completion), right) for completion, right in pairs]
+    return [None if right is None else _math_score(text_of(completion), right) for completion, right in pairs]
 
 
 def reasoning_gym_reward(
@@ -123,12 +125,16 @@ def _module(name: str) -> object:
 
 def _pairs(
     completions: Sequence[Completion], answer: Sequence[object] | None, reward: str
-) -> list[tuple[Completion, str]]:
+) -> list[tuple[Completion, str | None]]:
+    """Each completion with its answer as text; None where the data set has none."""
     if answer is None:
         raise TaskError(f"the reward {reward!r} needs the column 'answer', which the data set does not have")
     if len(answer) != len(completions):
         raise TaskError(f"the reward {reward!r} was given {len(completions)} completions and {len(answer)} answers")
-    return [(completion, str(right)) for completion, right in zip(completions, answer, strict=True)]
+    return [
+        (completion, None if right is None else str(right))
+        for completion, right in zip(completions, answer, strict=True)
+    ]
 
 
 def _math_score(completion: str, right: str) -> float | None:

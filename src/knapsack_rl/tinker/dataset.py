@@ -131,14 +131,12 @@ class AllocatedDatasetBuilder(RLDatasetBuilder):  # type: ignore[misc]  # Any, i
         given |= {"weighting": self.weighting or "rollout", "num_envs": round(sum(sizes) / len(sizes))}
         if self.make_allocator is not None and self.pool is None:
             given["pool"] = 1  # an allocator of the user's own may have to give every prompt a group
-        found = from_dialect(ALIASES, given)
+        found = from_dialect(ALIASES, given, most_pool=len(inner))
         if found.pool is not None and found.pool > len(inner):
-            if self.pool is not None:
-                raise ValueError(
-                    f"pool is {self.pool}, and the data set has {len(inner)} batches: a prompt cannot be offered twice "
-                    "in a step, so use a smaller pool or smaller batches"
-                )
-            found = from_dialect(ALIASES, given | {"pool": len(inner)})
+            raise ValueError(
+                f"pool is {found.pool}, and the data set has {len(inner)} batches: a prompt cannot be offered twice in "
+                "a step, so use a smaller pool or smaller batches"
+            )
         return found
 
 

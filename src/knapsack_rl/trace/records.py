@@ -159,13 +159,19 @@ def decode(line: bytes) -> Record | None:
     Raises:
         ValueError: not JSON, not a record, a field that is missing or of a wrong type or range, or another version.
     """
-    given = parse_json(line)
+    try:
+        given = parse_json(line)
+    except UnicodeDecodeError:
+        raise ValueError("not a record of a trace: not UTF-8 text") from None
     if not isinstance(given, dict) or not isinstance(given.get("kind"), str):
         raise ValueError("not a record of a trace")
     kind, fields = given.pop("kind"), _Fields(given)
     if kind == "run":
         if fields.value("version") != VERSION:
-            raise ValueError(f"version {str(given['version'])[:20]} of the format, and this library reads {VERSION}")
+            shown = repr(given["version"])[:20]
+            raise ValueError(
+                f"version {shown} of the format, and this library reads {VERSION}: read it with a newer release"
+            )
         settings = fields.mapping("settings", optional=True)
         return RunStart({**given, **({} if settings is None else {"settings": settings})})
     if kind == "step":

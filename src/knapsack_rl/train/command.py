@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, get_args
 
 from knapsack_rl.config import AllocationConfig, Weighting
-from knapsack_rl.console.arguments import whole_number
+from knapsack_rl.console.arguments import file_name, whole_number
 from knapsack_rl.console.rows import shown
 from knapsack_rl.tasks import TaskError
 from knapsack_rl.trace import TRACE_NAME, read_trace
@@ -102,11 +102,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--steps", metavar="N", type=int, help="optimizer steps (default: 180; real models: TRL's num_train_epochs)")
     add("--seed", metavar="N", type=int, help="seed of data, order and samples (default: 0)")
-    add("--config", metavar="FILE", type=Path, help="YAML file of options; flags take precedence")
+    add("--config", metavar="FILE", type=file_name, help="YAML file of options; flags take precedence")
     add(
         "--output",
         metavar="FOLDER",
-        type=Path,
+        type=file_name,
         help="folder of all results (default: the first free one of runs/train, runs/train-2, ...)",
     )
     add("--resume", action="store_true", help="resume an interrupted job: the one in --output, or the latest")
@@ -128,11 +128,13 @@ def run(namespace: argparse.Namespace, extra_argv: Sequence[str]) -> int:
     quiet_frameworks()
     given = vars(namespace)
     config = read_yaml(given["config"]) if "config" in given else {}
+    for name in {"resume", "config"} & config.keys():
+        raise TaskError(f"{name} is an option of the command line alone: take it out of {given['config']}")
     options, rest = _own_options(given, config)
     named = {**config, **given}
     allocation = {field: named[option] for option, field in ALLOCATION.items() if option in named}
     trainer = trainer_fields(extra_argv, rest) | allocation
-    if not isinstance(config.get("output", ""), str):
+    if "output" in config and not (isinstance(config["output"], str) and config["output"]):
         raise TaskError(f"output is {shown(config['output'])}: it must be the name of a folder")
     output = given.get("output") or (Path(config["output"]) if "output" in config else None)
     resume = given.get("resume", False)
@@ -274,7 +276,7 @@ def _own_options(given: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[d
         options["rules"] = _names(options["rules"])
     for name, value in options.items():
         _check_option(name, value)
-    others = names | {"output", "resume", "config", *ALLOCATION}
+    others = names | {"output", *ALLOCATION}
     return options, {name: value for name, value in config.items() if name not in others}
 
 
@@ -292,7 +294,7 @@ def _check_option(name: str, value: object) -> None:
         if not isinstance(value, tuple):
             raise TaskError(f"rules is {shown(value)}: give names, separated by commas")
     elif not isinstance(value, str) or not value:
-        raise TaskError(f"{name} is {shown(value)}: it must be text")
+        raise TaskError(f"{name} is {shown(value)}: it must be text, and not empty")
 
 
 def _names(text: str | Sequence[object]) -> tuple[str, ...]:
@@ -322,6 +324,8 @@ def _refuse_unknown(name: str, known: set[str], what: str) -> NoReturn:
     close = difflib.get_close_matches(bare, sorted((known - OWN.keys()) | own), n=3)
     if what == "option":
         close = [f"--{option.replace('_', '-') if option in own else option}" for option in close]
+    elif what == "argument":
+        close = []
     hint = f"did you mean {' or '.join(close)}?" if close else "see the fields of GRPOConfig"
     raise TaskError(f"unknown {what} {name!r}; {hint} (`knapsack-rl train --help` lists the options)")
 

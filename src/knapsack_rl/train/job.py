@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from knapsack_rl.config import RULES
-from knapsack_rl.files import replacing
+from knapsack_rl.files import parse_json, replacing
 from knapsack_rl.tasks import EMBEDDED, TaskError
 from knapsack_rl.tasks.embedded import MAX_ANSWER_TOKENS
 from knapsack_rl.trace import TRACE_NAME
 
 DEFAULT_OUTPUT: Final = Path("runs/train")
 RECORD: Final = "run.json"
+VERSION: Final = 1
 # Exit status of a run's process; any other is a failure.
 FINISHED: Final = 0
 REFUSED: Final = 2
@@ -82,7 +83,7 @@ class Job:
     def save(self, folder: Path) -> None:
         """Write the record of the job into its folder, all or nothing."""
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"version": 1, "job": asdict(self)}, indent=2) + "\n"
+        text = json.dumps({"version": VERSION, "job": asdict(self)}, indent=2) + "\n"
         with replacing(folder / RECORD) as file:
             file.write(text.encode())
 
@@ -91,16 +92,23 @@ class Job:
         """Load the job recorded in a folder.
 
         Raises:
-            TaskError: no record, or a damaged one.
+            TaskError: no record, a damaged one, or one of another version.
         """
         path = folder / RECORD
         try:
-            recorded = json.loads(path.read_text())["job"]
-            return cls(**{**recorded, "rules": tuple(recorded["rules"])})
+            record = parse_json(path.read_bytes())
+            if record.get("version", VERSION) == VERSION:
+                return cls(**{**record["job"], "rules": tuple(record["job"]["rules"])})
         except FileNotFoundError:
             raise TaskError(f"{folder} holds no training job to resume: {path} is missing") from None
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise TaskError(f"cannot read the recorded job {path}: {error}") from error
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise TaskError(
+                f"cannot read the recorded job {path} ({error}): restore it, or start a new run in another --output"
+            ) from error
+        raise TaskError(
+            f"{path} has version {record['version']!r}, and this release reads {VERSION}: resume with the release that "
+            "began the job"
+        )
 
 
 def new_job(given: Mapping[str, Any], trainer: dict[str, Any]) -> Job:

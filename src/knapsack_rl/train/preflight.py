@@ -6,6 +6,7 @@ What depends on the data is chosen here, written into the job, and said: the rew
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -44,7 +45,7 @@ def prepare(job: Job) -> tuple[Job, list[str]]:
     """
     _check_model(job)
     _check_loggers(job.trainer.get("report_to"))
-    if job.dataset == EMBEDDED and job.tiny:
+    if job.dataset == EMBEDDED and job.tiny and job.reward is None:
         if job.trainer:
             _check_settings(job, None)
         return job, []
@@ -104,7 +105,10 @@ def _with_reward(job: Job, data: Any) -> tuple[Job, list[str]]:
                 f"{job.dataset} has neither a reward of its own nor a column 'answer' to compare with; it has: "
                 f"{', '.join(columns)}. Name the column with --answer-column, or set --reward FILE.py:FUNCTION"
             )
-        name, reason = default_reward(data.train["answer"])
+        answers = [answer for answer in data.train["answer"] if answer is not None]
+        if not answers:
+            raise TaskError(f"no row of {job.dataset} has an answer: fill the column, or set --reward FILE.py:FUNCTION")
+        name, reason = default_reward(answers)
         notes.append(f"reward: {name} ({reason}); --reward sets another")
         job = dataclasses.replace(job, reward=name)
     if job.reward is not None:
@@ -126,10 +130,16 @@ def _with_reward(job: Job, data: Any) -> tuple[Job, list[str]]:
 
 
 def default_reward(answers: Iterable[object]) -> tuple[str, str]:
-    """The reward for a column of answers, and why: ``math`` if all of them are numbers, else ``exact``."""
-    if all(number_in(answer) is not None for answer in answers):
+    """The reward for these answers, and why: ``math`` if all of them are numbers, else ``exact``."""
+    if all(map(_is_number, answers)):
         return "math", "every answer is a number, and math-verify compares"
     return "exact", "answers are texts: a completion must equal its answer, apart from white space around it"
+
+
+def _is_number(answer: object) -> bool:
+    """Whether an answer is a finite number, as a value or as text; truth values are none."""
+    number = None if isinstance(answer, bool) or str(answer).strip().lower() in ("true", "false") else number_in(answer)
+    return number is not None and math.isfinite(number)
 
 
 def _with_batch(job: Job, prompts: int) -> Job:

@@ -113,13 +113,19 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
 
     def __post_init__(self) -> None:
         """Check TRL's fields, then those of the allocation."""
+        # First, because TRL computes with the average before it is known to be a number.
+        self._allocation = from_dialect(ALIASES, vars(self))
         super().__post_init__()
+        if self.generation_batch_size < self.num_generations:
+            raise ValueError(
+                f"generation_batch_size is {self.generation_batch_size} and num_generations {self.num_generations}: a "
+                "batch must hold the rollouts of one prompt at least"
+            )
         if self.trace_file in ("none", ""):  # a command line cannot express None
             self.trace_file = None
         if self.features not in ("hidden_states", "none"):
             raise ValueError(f"features is {self.features!r}: choose 'hidden_states' or 'none'")
         self._chosen_pool, self._chosen_least = self.pool, self.min_generations
-        self._allocation = from_dialect(ALIASES, vars(self))
         self._take_resolved()
         check_pool(self.allocation.pool, self.num_generations)
         if self.load_best_model_at_end and self.save_strategy == "steps" and not self._saves_between_blocks():

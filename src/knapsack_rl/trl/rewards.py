@@ -120,7 +120,7 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
-def _numbers(name: str, found: Any, completions: int) -> list[Any]:
+def _numbers(name: str, found: Any, completions: int) -> list[float | None]:
     """The rewards as a list.
 
     Raises:
@@ -138,13 +138,19 @@ def _numbers(name: str, found: Any, completions: int) -> list[Any]:
         raise ValueError(f"the reward function {name!r} returned {len(values)} rewards: {expected}")
     for i, value in enumerate(values):
         try:
-            number = value if isinstance(value, torch.Tensor) else torch.tensor(0 if value is None else value)
-            scalar = number.ndim == 0
-        except (TypeError, ValueError, RuntimeError):
-            scalar = False
-        if not scalar:
-            raise ValueError(f"the reward function {name!r} returned {_short(value)} for completion {i}: {expected}")
+            values[i] = None if value is None else _number(value)
+        except (OverflowError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"the reward function {name!r} returned {_short(value)} for completion {i}: {expected}"
+            ) from error
     return values
+
+
+def _number(value: Any) -> float:
+    """A number of any kind: Python's, numpy's, torch's, a Decimal; not a text, and not an array of several."""
+    if isinstance(value, str | bytes) or getattr(value, "ndim", 0) > 0:
+        raise TypeError
+    return float(value)
 
 
 def _short(value: Any) -> str:

@@ -155,13 +155,8 @@ def distinct(offered: Iterable[Candidate]) -> list[int]:
 
 
 def texts_of(offered: Iterable[Candidate]) -> dict[str, Any]:
-    """Prompts by id, as text or chat messages, for the trace; without those that an environment makes."""
-    texts = {}
-    for _, prompt_id, prompt in offered:
-        chat = isinstance(prompt, list) and all(isinstance(message, dict) for message in prompt)
-        if prompt is not None:
-            texts[prompt_id] = prompt if chat else str(prompt)
-    return texts
+    """Prompts by id, for the trace; without those that an environment makes."""
+    return {each.prompt_id: each.prompt for each in offered if each.prompt is not None}
 
 
 def fresh(row: Row) -> Row:

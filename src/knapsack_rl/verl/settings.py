@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from knapsack_rl.config import AllocationConfig, from_dialect
+from knapsack_rl.config import BUDGET_FIELDS, AllocationConfig, from_dialect
 from knapsack_rl.features.prompts import AUTO, TEXT, PromptLooks, resolved
 from knapsack_rl.features.text import TextFeatures
 from knapsack_rl.kept import KeptSuccesses
@@ -19,9 +19,7 @@ ALIASES = {
     "weighting": "group_weighting",
 }
 
-# Fields of `AllocationConfig` that are no settings here: verl's batches have rollouts of a constant number.
-CONSTANT_SHAPES = ("budget", "step_cost", "least_budget", "token_decay", "token_every")
-_CORE = [core for core in fields(AllocationConfig) if core.name not in CONSTANT_SHAPES]
+_CORE = [core for core in fields(AllocationConfig) if core.name not in BUDGET_FIELDS]
 
 # Defaults by setting.
 DEFAULTS: Mapping[str, Any] = {
@@ -151,17 +149,17 @@ class Settings:
         Raises:
             ConfigError: they cannot fill the pool that was asked for.
         """
-        pool = self.allocation.pool
-        assert pool is not None
-        if pool <= max(batches, 1):
-            return self
-        if "pool" in self.given:
+        # The two that follow from one another, unless they were set.
+        open_ = {name for name in ("pool", "min_count") if ALIASES.get(name, name) not in self.given}
+        chosen = {name: value for name, value in vars(self.allocation).items() if name not in open_}
+        allocation = from_dialect({}, chosen, most_pool=batches)
+        assert allocation.pool is not None
+        if allocation.pool > max(batches, 1):
             raise ConfigError(
-                f"knapsack.pool={pool} asks for {pool} batches of candidates a step, and the training data have "
-                f"{batches}: use a smaller pool, or a smaller data.train_batch_size"
+                f"knapsack.pool={allocation.pool} asks for {allocation.pool} batches of candidates a step, and the "
+                f"training data have {batches}: use a smaller pool, or a smaller data.train_batch_size"
             )
-        least = self.allocation.min_count if "min_n" in self.given else None
-        return replace(self, allocation=replace(self.allocation, pool=max(batches, 1), min_count=least))
+        return replace(self, allocation=allocation)
 
 
 def check_config(config: Any) -> Settings:
