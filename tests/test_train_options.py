@@ -34,6 +34,26 @@ def test_flags_win_over_the_file_and_both_have_trls_types(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate", 1),
+        ("learning_rate", 1e-5),
+        ("save_total_limit", 7),
+        ("dataloader_num_workers", 0),
+        ("bf16", False),
+        ("use_cpu", True),
+        ("warmup_steps", 0.1),
+        ("reward_weights", [1.0, 2.0]),
+        ("gradient_checkpointing_kwargs", {"use_reentrant": True}),
+    ],
+)
+def test_values_of_the_file_are_those_of_a_flag(name: str, value: object) -> None:
+    given = trainer_fields([], {name: value})
+    assert given == {name: value}
+    assert trainer_fields([], {}) == {}
+
+
+@pytest.mark.parametrize(
     ("argv", "config", "message"),
     [
         (
@@ -48,6 +68,10 @@ def test_flags_win_over_the_file_and_both_have_trls_types(tmp_path: Path) -> Non
         (["stray"], {}, "unknown argument 'stray'"),
         (["--learning_rate", "fast"], {}, "learning_rate.*invalid float value: 'fast'"),
         (["--rule", "beta"], {}, "rule is set by the job: use --rules"),
+        ([], {"learning_rate": [1]}, r"learning_rate is \[1\]: it must be one value"),
+        ([], {"save_total_limit": {"a": 1}}, "save_total_limit is {'a': 1}: it must be one value"),
+        ([], {"bf16": 7}, "bf16"),
+        ([], {"save_total_limit": True}, "save_total_limit"),
         ([], {"learning_rat": 1}, "unknown key of the configuration file 'learning_rat'; did you mean learning_rate"),
         ([], {"output_dir": "x"}, "output_dir is set by the job: use --output"),
         ([], {"learning_rate": "fast"}, "learning_rate.*invalid float value: 'fast'"),

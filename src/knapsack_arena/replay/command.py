@@ -139,8 +139,9 @@ def not_repeated(source: ReplaySource, summaries: Sequence[RuleSummary]) -> Iter
         if summary.name == source.recorded_rule and same < 1:
             yield (
                 f"{summary.name} made this record, and repeats {same:.1%} of its plans: the run learned outcomes in"
-                " parts, planned steps before all outcomes of earlier ones were back, began with saved beliefs, or had"
-                " an allocator or settings that the trace does not state."
+                " parts, planned steps before all outcomes of earlier ones were back, offered equal rows in one step"
+                " (one prompt here), began with saved beliefs, or had an allocator or settings that the trace does not"
+                " state."
             )
 
 

@@ -199,9 +199,9 @@ def trainer_fields(argv: Sequence[str], config: Mapping[str, Any]) -> dict[str, 
         _refuse_unknown(name, known, "key of the configuration file")
     parser = HfArgumentParser(KnapsackGRPOConfig, allow_abbrev=False, exit_on_error=False)
     parser.error = _refuse
-    # The parser converts text in the file like a flag. Fields that were not given must not look as if they were.
+    # Fields that were not given must not look as if they were.
     absent = object()
-    parser.set_defaults(**{name: config.get(name, absent) for name in known})
+    parser.set_defaults(**{name: _as_flag(parser, name, config[name]) if name in config else absent for name in known})
     try:
         parsed, unknown = parser.parse_known_args(list(argv))
     except argparse.ArgumentError as error:
@@ -214,6 +214,22 @@ def trainer_fields(argv: Sequence[str], config: Mapping[str, Any]) -> dict[str, 
     for name in given.keys() & OWN.keys():
         raise TaskError(f"{name} is set by the job: use {OWN[name]}")
     return given
+
+
+def _as_flag(parser: argparse.ArgumentParser, name: str, value: Any) -> Any:
+    """A value of the file as the parser wants it: a number or truth value as text, which is checked as a flag's is.
+
+    Raises:
+        TaskError: a list or mapping in place of one value.
+    """
+    from transformers.hf_argparser import string_to_bool
+
+    takes = next(action for action in parser._actions if action.dest == name)
+    if value is None or takes.nargs == "+" or takes.type not in (int, float, string_to_bool):
+        return value
+    if isinstance(value, dict | list):
+        raise TaskError(f"{name} is {shown(value)}: it must be one value")
+    return str(value)
 
 
 def _say_all(notes: Sequence[str]) -> None:
