@@ -127,9 +127,9 @@ def test_ctrl_c_leaves_no_process_and_keeps_what_is_finished(when: str, slow: st
 @linux
 def test_ctrl_c_with_ray_leaves_no_process(slow: str, tmp_path: Path) -> None:
     process = _start([*_words(tmp_path, slow, seeds=99), "--ray", "local"])
-    _until(lambda: len(list(tmp_path.glob("trials/*.parquet"))) >= 1)
+    _until(lambda: len(list(tmp_path.glob("trials/*.parquet"))) >= 1, seconds=180)  # Ray starts slowly
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (130, "knapsack-rl: interrupted\n")
     _until(lambda: not _alive(process.pid), seconds=30)
 
