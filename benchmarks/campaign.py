@@ -316,6 +316,8 @@ def main() -> int:
     regimes = options.regimes.split(",")
     rules = options.rules.split(",") if options.rules else smollm2.RULES if options.campaign == "smollm2" else RULES
     seeds = [int(seed) for seed in options.seeds.split(",")] if options.seeds else None
+    if options.campaign == "finals" and seeds:
+        parser.error("finals has seeds of its own: leave --seeds away")
     if options.campaign == "tune":
         path, jobs = tuned, tuning(rules, regimes, seeds or TUNING_SEEDS)
     elif options.campaign == "finals":

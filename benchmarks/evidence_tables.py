@@ -21,6 +21,15 @@ PRICED: Final = f"{DEFAULT}@priced"
 # As registered in docs/log.md: the rule on the left is ahead of the one on the right.
 CLAIMS: Final = ((DEFAULT, "uniform"), (PRICED, "uniform"), (PRICED, DEFAULT), (PRICED, "ar3po@kept"))
 
+# Comparisons of settings that were not registered, where both were run.
+COMPARED: Final = (
+    (f"{DEFAULT}@look=texts@step=1/4", f"{DEFAULT}@step=1/4"),
+    (f"{DEFAULT}@look=base@step=1/4", f"{DEFAULT}@step=1/4"),
+    (f"{DEFAULT}@group=4@step=1/4", f"{DEFAULT}@step=1/4"),
+    ("calibrated-pool@priced@step=1/4", f"{PRICED}@step=1/4"),
+    ("calibrated-pool@priced@step=1/4", "ar3po@kept@step=1/4"),
+)
+
 # Knows the true success rates of its pool of four: the ceiling of one round without memory.
 ORACLE: Final = "oracle-pool@prompt"
 # Runs up to which all patterns of signs are counted.
@@ -73,13 +82,13 @@ def budget_to(line: Line, target: float) -> float | None:
 def bootstrap(difference_by_run: Mapping[Run, float], seed: int = 0) -> FloatArray:
     """Means of differences whose runs are drawn with replacement, ``[replications]``.
 
-    Within each base model; over all of them where one has a single run.
+    Within each base model; over all of them where one has fewer than `FEWEST`, of which intervals would be too narrow.
     """
     random = np.random.default_rng(seed)
     strata: dict[str, list[float]] = {}
     for (base, _), value in sorted(difference_by_run.items()):
         strata.setdefault(base, []).append(value)
-    if min(map(len, strata.values())) < 2:
+    if min(map(len, strata.values())) < FEWEST:
         strata = {"all": list(difference_by_run.values())}
     sums = np.zeros(REPLICATIONS)
     for values in strata.values():
@@ -128,6 +137,8 @@ def evidence_tables(lines: Sequence[Line], tuned: Mapping[tuple[str, str], str])
             *_rows(by_name, names | others, reference),
             "",
             *_claims(by_name, names),
+            "",
+            *_compared(by_name),
             "",
         ]
     return "\n".join(parts)
@@ -188,18 +199,38 @@ def _claims(by_name: Mapping[str, Mapping[Run, Line]], names: Mapping[str, str])
     """The registered claims with p-values adjusted for their number."""
     p_values, texts = {}, {}
     for ahead, behind in CLAIMS:
-        first, second = by_name.get(names[ahead], {}), by_name.get(names[behind], {})
-        both = {run: measure(first[run]).area - measure(second[run]).area for run in first if run in second}
+        both = _differences(by_name, names[ahead], names[behind])
         if len(both) < FEWEST:
             continue
         claim = f"`{ahead}` ahead of `{behind}`"
         p_values[claim] = sign_test(both)
-        texts[claim] = f"{_interval(both)} | {sum(value > 0 for value in both.values())} of {len(both)}"
+        texts[claim] = _summary(both)
     adjusted = holm(p_values)
     if adjusted:
         yield "| claim, both tuned | area, points | runs ahead | p (Holm) |\n| --- | ---: | ---: | ---: |"
     for claim, text in texts.items():
         yield f"| {claim} | {text} | {adjusted[claim]:.3f} |"
+
+
+def _compared(by_name: Mapping[str, Mapping[Run, Line]]) -> Iterator[str]:
+    """The comparisons that were not registered, without tests."""
+    found = {pair: _differences(by_name, *pair) for pair in COMPARED}
+    rows = [f"| `{one}` minus `{other}` | {_summary(both)} |" for (one, other), both in found.items() if both]
+    if rows:
+        yield "| not registered | area, points | runs ahead |\n| --- | ---: | ---: |"
+    yield from rows
+
+
+def _differences(by_name: Mapping[str, Mapping[Run, Line]], one: str, other: str) -> dict[Run, float]:
+    """Differences of area over the runs of both."""
+    first, second = by_name.get(one, {}), by_name.get(other, {})
+    return {run: measure(first[run]).area - measure(second[run]).area for run in first if run in second}
+
+
+def _summary(difference_by_run: Mapping[Run, float]) -> str:
+    """Mean with its interval, and the runs that are ahead."""
+    ahead = sum(value > 0 for value in difference_by_run.values())
+    return f"{_interval(difference_by_run)} | {ahead} of {len(difference_by_run)}"
 
 
 def _interval(difference_by_run: Mapping[Run, float]) -> str:

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from benchmarks.arena_tables import ahead, table
-from benchmarks.campaign import RESULTS, TUNING_SEEDS, Job, Line, best, with_setting
+from benchmarks.campaign import RESULTS, TUNING_SEEDS, Job, Line, best_or_named, with_setting
 from benchmarks.evidence_tables import budget_to, measure
 from knapsack_arena.compare.ranking import estimate
 
@@ -140,10 +140,8 @@ def _start(start: dict[str, dict[str, list[float]]]) -> str:
 
 def _best(lines: Sequence[Line], rule: str) -> str:
     names = [with_setting(rule, rate, 1) for rate in RATES]
-    try:
-        return best([line for line in lines if line["rule"] in names and line["seed"] in TUNING_SEEDS], rule, REGIME)
-    except ValueError:  # no run yet
-        return rule
+    first = [line for line in lines if line["rule"] in names and line["seed"] in TUNING_SEEDS]
+    return best_or_named(first, rule, REGIME)
 
 
 def _runs(lines: Sequence[Line], name: str) -> dict[int, Line]:

@@ -40,6 +40,11 @@ def test_runs_are_drawn_within_base_models() -> None:
     assert means.std() == pytest.approx(np.sqrt(1.25 / 4) / 2, rel=0.05)  # the second base model alone varies
 
 
+def test_few_runs_of_a_base_model_are_drawn_together_with_the_others() -> None:
+    means = bootstrap({(base, seed): float(base) for base in ("1", "2") for seed in range(3)})
+    assert {means.min(), means.max()} == {1.0, 2.0}, "a base model may be drawn six times or never"
+
+
 def test_the_table_compares_runs_of_one_base_model_and_seed() -> None:
     lines = [
         _line(rule, level + 0.01 * seed, f"keys/{instance}", seed)

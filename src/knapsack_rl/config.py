@@ -199,6 +199,7 @@ class AllocationConfig:
 FIELDS = tuple(field.name for field in fields(AllocationConfig))
 # Those of a budget that changes from step to step: no settings of trainers whose batches have one size.
 BUDGET_FIELDS = ("budget", "step_cost", "least_budget", "token_decay", "token_every")
+CONSTANT_SIZE_FIELDS = tuple(name for name in FIELDS if name not in BUDGET_FIELDS)
 
 
 def _whole(name: str, value: object, least: int) -> int:

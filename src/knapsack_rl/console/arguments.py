@@ -34,7 +34,10 @@ def whole_number(least: int = 0, most: int = 10**9) -> Callable[[str], int]:
 
 def finite_number(text: str) -> float:
     """An argument type: a number that is neither infinite nor NaN."""
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
     if not math.isfinite(number):
         raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
     return number

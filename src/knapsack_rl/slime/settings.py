@@ -5,12 +5,10 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
-from knapsack_rl.config import BUDGET_FIELDS, FIELDS, AllocationConfig, from_dialect, own_settings
+from knapsack_rl.config import CONSTANT_SIZE_FIELDS, AllocationConfig, from_dialect, own_settings
 from knapsack_rl.features.prompts import AUTO, resolved
 
-# slime's batches have rollouts of a constant number.
-CORE = tuple(name for name in FIELDS if name not in BUDGET_FIELDS)
-ALIASES = {name: f"knapsack.{name}" for name in CORE}
+ALIASES = {name: f"knapsack.{name}" for name in CONSTANT_SIZE_FIELDS}
 # Settings of the adapter alone. ``scale``: what advantages are divided by, the deviation of the ``group``, of the
 # ``batch``, or ``none``; by default as the estimator has it.
 OWN: dict[str, Any] = {"features": AUTO, "scale": None, "trace_file": "trace.jsonl"}
@@ -37,7 +35,7 @@ def read_settings(args: Namespace) -> tuple[AllocationConfig, dict[str, Any]]:
     """
     # slime waits for --rollout-batch-size prompts a step: none can be left out, so there is no pool.
     given = {"pool": 1} | dict(getattr(args, "knapsack", None) or {})
-    own = own_settings(given, CORE, OWN, "knapsack.")
+    own = own_settings(given, CONSTANT_SIZE_FIELDS, OWN, "knapsack.")
     _check_options(args)
     allocation = from_dialect(ALIASES, {ALIASES.get(name, name): value for name, value in given.items()})
     if allocation.pool != 1 or allocation.min_count == 0:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from knapsack_rl.config import BUDGET_FIELDS, FIELDS, AllocationConfig, from_dialect, own_settings
+from knapsack_rl.config import CONSTANT_SIZE_FIELDS, AllocationConfig, from_dialect, own_settings
 from knapsack_rl.trl.checks import check_pool
 
 VARIABLE = "KNAPSACK_RL"
@@ -21,7 +21,7 @@ ALIASES = {"average": "--num_generations"}
 # Settings of the adapter alone: what tells prompts apart (``hidden_states`` or None), and the record of the run.
 OWN: dict[str, Any] = {"features": "hidden_states", "trace_file": "trace.jsonl"}
 # The average is a flag of ms-swift's.
-CORE = tuple(name for name in FIELDS if name not in ("average", *BUDGET_FIELDS))
+CORE = tuple(name for name in CONSTANT_SIZE_FIELDS if name != "average")
 
 # Values of ms-swift's options that do not work, and why.
 _REFUSED = (

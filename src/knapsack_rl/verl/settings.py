@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from knapsack_rl.config import BUDGET_FIELDS, AllocationConfig, from_dialect
+from knapsack_rl.config import CONSTANT_SIZE_FIELDS, AllocationConfig, from_dialect
 from knapsack_rl.features.prompts import AUTO, TEXT, PromptLooks, resolved
 from knapsack_rl.features.text import TextFeatures
 from knapsack_rl.kept import KeptSuccesses
@@ -19,7 +19,7 @@ ALIASES = {
     "weighting": "group_weighting",
 }
 
-_CORE = [core for core in fields(AllocationConfig) if core.name not in BUDGET_FIELDS]
+_CORE = [core for core in fields(AllocationConfig) if core.name in CONSTANT_SIZE_FIELDS]
 
 # Defaults by setting.
 DEFAULTS: Mapping[str, Any] = {
