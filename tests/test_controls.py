@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from benchmarks.controls import ROUNDS, ByTokens, Shuffled, StopWhenMixed, index
+from benchmarks.other_values import end_marginals
 
 from knapsack_arena.registry import RuleContext, make_strategy
 from knapsack_rl.outcomes import Outcomes
@@ -71,3 +72,13 @@ def test_a_budget_in_tokens_buys_more_short_answers() -> None:
     (request,) = asked(Script(dict.fromkeys(IDS, "10" * 100)).run_step(strategy, groups=8, budget=32, step=1))
     short = sum(request.get(prompt_id, 0) for prompt_id in IDS[:16])
     assert 100 < short < sum(request.values()) <= 176
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_value_until_the_end_is_the_mean_over_beliefs(kept: bool) -> None:
+    """E[(1 - p^n - q^n) q] under Beta(.7, 2), without q^n where a success is kept; by sampling."""
+    p = np.random.default_rng(0).beta(0.7, 2.0, 400_000)
+    table = end_marginals(np.array([0.7]), np.array([2.0]), np.array([kept]), 13)[0]
+    for n in (2, 3, 8, 12):
+        failing = 0.0 if kept else (1 - p) ** n
+        assert table[:n].sum() == pytest.approx(((1 - p**n - failing) * (1 - p)).mean(), abs=2e-3)
