@@ -62,6 +62,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "message"),
     [
         ([], "required: COMMAND"),
+        (["--average=8", "allocate"], "no option --average before the command: write `knapsack-rl COMMAND --average`"),
         (["fly"], "there is no command 'fly': choose from train, allocate"),
         (["alocate"], "there is no command 'alocate'; did you mean allocate?"),
         (["lab", "--out", "x"], "unrecognized arguments: --out x; did you mean --output? (`knapsack-rl lab --help`"),

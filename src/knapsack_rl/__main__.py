@@ -107,6 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: Sequence[str], chosen: str | None) -> int:
     parser = _parser({chosen})
+    first = words[0].partition("=")[0] if words else ""
+    if first.startswith("-") and first not in ("--", *_options(parser)):
+        parser.error(f"there is no option {first} before the command: write `knapsack-rl COMMAND {first}`")
     if chosen is not None and words[0] == chosen and chosen not in parser.parsers:
         hint = suggestion(chosen, parser.parsers) or f": choose from {', '.join(parser.parsers)}"
         parser.error(f"there is no command {chosen!r}{hint}")
@@ -167,8 +170,13 @@ def _parser(wanted: Collection[str | None]) -> _Parser:
 
 def _refuse_unknown(parser: argparse.ArgumentParser, extra: Sequence[str]) -> NoReturn:
     """Refuse arguments that the command does not have, with the option that was perhaps meant."""
-    known = [name for action in parser._actions for name in action.option_strings]
-    parser.error(f"unrecognized arguments: {' '.join(extra)}{suggestion(extra[0].partition('=')[0], known)}")
+    hint = suggestion(extra[0].partition("=")[0], _options(parser))
+    parser.error(f"unrecognized arguments: {' '.join(extra)}{hint}")
+
+
+def _options(parser: argparse.ArgumentParser) -> list[str]:
+    """Names of a parser's options."""
+    return [name for action in parser._actions for name in action.option_strings]
 
 
 def _say(line: str) -> None:
