@@ -26,7 +26,13 @@ COMPARED: Final = (
     (f"{DEFAULT}@look=texts@step=1/4", f"{DEFAULT}@step=1/4"),
     (f"{DEFAULT}@look=base@step=1/4", f"{DEFAULT}@step=1/4"),
     (f"{DEFAULT}@group=4@step=1/4", f"{DEFAULT}@step=1/4"),
+    (f"{DEFAULT}@group=8@step=1/4", f"{DEFAULT}@step=1/4"),
+    (f"{DEFAULT}@group=8@step=1/4", "uniform@step=1/4"),
+    ("calibrated-pool@step=1/4", f"{DEFAULT}@step=1/4"),
+    ("calibrated-pool@step=1/4", "uniform@step=1/4"),
+    ("calibrated-pool@group=8@step=1/4", "uniform@step=1/4"),
     ("calibrated-pool@priced@step=1/4", f"{PRICED}@step=1/4"),
+    ("calibrated-pool@priced@step=1/4", "uniform@step=1/4"),
     ("calibrated-pool@priced@step=1/4", "ar3po@kept@step=1/4"),
 )
 
