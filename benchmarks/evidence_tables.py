@@ -28,6 +28,9 @@ COMPARED: Final = (
     (f"{DEFAULT}@group=4@step=1/4", f"{DEFAULT}@step=1/4"),
     (f"{DEFAULT}@group=8@step=1/4", f"{DEFAULT}@step=1/4"),
     (f"{DEFAULT}@group=8@step=1/4", "uniform@step=1/4"),
+    (f"{PRICED}@group=8@step=1/4", f"{PRICED}@step=1/4"),
+    (f"{PRICED}@group=8@step=1/4", "uniform@step=1/4"),
+    (f"{PRICED}@group=8@step=1/4", "ar3po@kept@step=1/4"),
     ("calibrated-pool@step=1/4", f"{DEFAULT}@step=1/4"),
     ("calibrated-pool@step=1/4", "uniform@step=1/4"),
     ("calibrated-pool@group=8@step=1/4", "uniform@step=1/4"),
@@ -38,6 +41,9 @@ COMPARED: Final = (
 
 # Knows the true success rates of its pool of four: the ceiling of one round without memory.
 ORACLE: Final = "oracle-pool@prompt"
+# Held-out rate below which a run of a regime is called stuck at its end: others end above .90 there, and a run that has
+# lost the prompts of a mode stays below.
+STUCK_BELOW: Final = {"long": 0.9, "hopeless": 0.9}
 # Runs up to which all patterns of signs are counted.
 MOST: Final = 16
 
@@ -146,6 +152,7 @@ def evidence_tables(lines: Sequence[Line], tuned: Mapping[tuple[str, str], str])
             "",
             *_compared(by_name),
             "",
+            *(_stuck(by_name) if regime in STUCK_BELOW else ()),
         ]
     return "\n".join(parts)
 
@@ -225,6 +232,25 @@ def _compared(by_name: Mapping[str, Mapping[Run, Line]]) -> Iterator[str]:
     if rows:
         yield "| not registered | area, points | runs ahead |\n| --- | ---: | ---: |"
     yield from rows
+
+
+def _stuck(by_name: Mapping[str, Mapping[Run, Line]]) -> Iterator[str]:
+    """How many runs are stuck: of rules that keep successes and of those that do not, and by rule."""
+    counts = {name: (sum(map(is_stuck, found.values())), len(found)) for name, found in by_name.items()}
+    with_kept = [name for name in counts if {"kept", "priced"} & set(name.split("@"))]
+    without = [name for name in counts if name not in with_kept]
+    for names, what in ((with_kept, "with kept successes"), (without, "without them")):
+        stuck, runs = sum(counts[name][0] for name in names), sum(counts[name][1] for name in names)
+        each = ", ".join(f"`{name}` {counts[name][0]} of {counts[name][1]}" for name in sorted(names))
+        yield f"- Runs stuck below .90 at 1.2 to 1.5 times the budget, {what}: **{stuck} of {runs}** ({each})."
+    yield ""
+
+
+def is_stuck(line: Line) -> bool:
+    """Whether the mean held-out rate of a run's last fifth is below `STUCK_BELOW`."""
+    x, y = np.asarray(line["spent"]), np.asarray(line["held_out_p"])
+    family = str(line["regime"]).partition("/")[0]
+    return bool(y[x >= 0.8 * x[-1]].mean() < STUCK_BELOW[family])
 
 
 def _differences(by_name: Mapping[str, Mapping[Run, Line]], one: str, other: str) -> dict[Run, float]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from benchmarks import evidence_tables
 from benchmarks.campaign import RESULTS, Line, read, tuned_settings
-from benchmarks.evidence_tables import bootstrap, budget_to, measure, sign_test
+from benchmarks.evidence_tables import bootstrap, budget_to, is_stuck, measure, sign_test
 from benchmarks.evidence_tables import evidence_tables as tables
 from scipy import stats
 
@@ -32,6 +32,20 @@ def test_the_budget_to_a_target_is_where_the_rate_first_reaches_it() -> None:
     assert budget_to(line, 0.75) == pytest.approx(1.25)
     assert budget_to(line, 0.95) is None
     assert budget_to(line, 0.0) == 0
+
+
+@pytest.mark.parametrize(("level", "stuck"), [(0.59, True), (0.61, False)])
+def test_a_run_is_stuck_by_its_last_fifth(level: float, stuck: bool) -> None:
+    """The last fifth of `_line` is its last point, at 1.5 times the level."""
+    assert is_stuck(_line("uniform", level, "long/1")) is stuck
+
+
+def test_stuck_runs_are_counted_by_whether_successes_are_kept() -> None:
+    lines = [_line("uniform", level, "long/1", seed) for seed, level in enumerate((0.5, 0.7))]
+    lines += [_line("ar3po@kept", 0.7, "long/1", seed) for seed in range(2)]
+    text = tables(lines, tuned_settings(lines, []))
+    assert "with kept successes: **0 of 2** (`ar3po@kept` 0 of 2)" in text
+    assert "without them: **1 of 2** (`uniform` 1 of 2)" in text
 
 
 def test_runs_are_drawn_within_base_models() -> None:
