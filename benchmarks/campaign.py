@@ -166,7 +166,7 @@ def area(line: Line) -> float:
     """Mean of the held-out rate over the budget, by trapezoids."""
     x, y = line["spent"], line["held_out_p"]
     pairs = zip(x, x[1:], y, y[1:], strict=False)
-    return sum((b - a) * (c + d) / 2 for a, b, c, d in pairs) / (x[-1] - x[0])
+    return float(sum((b - a) * (c + d) / 2 for a, b, c, d in pairs) / (x[-1] - x[0]))
 
 
 def run_job(job: Job) -> Line:

@@ -13,6 +13,7 @@ Run from the root of a checkout, for example
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +21,7 @@ import numpy as np
 from knapsack_arena.registry import RuleContext, make_strategy
 from knapsack_arena.strategies import Batch, OneRound, RolloutRequest, StepGenerator, StepSpec, take_unseen
 from knapsack_arena.strategies.groups import join, pick
+from knapsack_rl.allocator import KnapsackAllocator
 from knapsack_rl.beliefs.forecast import Beliefs, Forecast
 from knapsack_rl.files import SavedToFile
 from knapsack_rl.notation import BoolArray, FloatArray, IntArray, PromptFeatures
@@ -37,31 +39,37 @@ class _Permuted:
         self.observe, self.state_dict = beliefs.observe, beliefs.state_dict
         self.load_state_dict = beliefs.load_state_dict
 
-    def forecast(self, prompt_ids: tuple[str, ...], step: int, features: PromptFeatures | None = None) -> Forecast:
+    def forecast(self, prompt_ids: Sequence[str], step: int, features: PromptFeatures | None = None) -> Forecast:
         """The forecast of the wrapped beliefs, permuted."""
         found = self.beliefs.forecast(prompt_ids, step, features)
         order = np.random.default_rng([self.seed, step]).permutation(len(prompt_ids))
         return replace(found, success_rates_P=found.success_rates_P[order], pseudo_count_P=found.pseudo_count_P[order])
 
 
+def to_change(rule: str, context: RuleContext) -> tuple[OneRound, KnapsackAllocator]:
+    """A rule of ours that plans once a step, and its allocator, of which a part is to be replaced."""
+    strategy = make_strategy(rule, context)
+    assert isinstance(strategy, OneRound)
+    assert isinstance(strategy.allocator, KnapsackAllocator)
+    return strategy, strategy.allocator
+
+
 class Shuffled(OneRound):
     """`calibrated-pool` with permuted forecasts; it learns as that does."""
 
     def __init__(self, context: RuleContext) -> None:
-        inner = make_strategy("calibrated-pool", context)
-        assert isinstance(inner, OneRound)
-        inner.allocator.beliefs = _Permuted(inner.allocator.beliefs, context.seed)  # type: ignore[attr-defined]
-        super().__init__(inner.allocator, inner.pool, inner.features)
+        inner, allocator = to_change("calibrated-pool", context)
+        allocator.beliefs = _Permuted(allocator.beliefs, context.seed)
+        super().__init__(allocator, inner.pool, inner.features)
 
 
 class ByTokens(OneRound):
     """`beta-pool` whose steps spend the tokens that their rollouts would take on average."""
 
     def __init__(self, context: RuleContext) -> None:
-        inner = make_strategy("beta-pool", context)
-        assert isinstance(inner, OneRound)
-        inner.allocator.token_share = lambda _: 1.0  # type: ignore[attr-defined]
-        super().__init__(inner.allocator, inner.pool)
+        inner, allocator = to_change("beta-pool", context)
+        allocator.token_share = lambda _: 1.0
+        super().__init__(allocator, inner.pool)
 
 
 class StopWhenMixed(SavedToFile):

@@ -33,7 +33,6 @@ COMPARED: Final = (
     (f"{PRICED}@group=8@step=1/4", "ar3po@kept@step=1/4"),
     ("calibrated-pool@step=1/4", f"{DEFAULT}@step=1/4"),
     ("calibrated-pool@step=1/4", "uniform@step=1/4"),
-    ("calibrated-pool@group=8@step=1/4", "uniform@step=1/4"),
     ("calibrated-pool@priced@step=1/4", f"{PRICED}@step=1/4"),
     ("calibrated-pool@priced@step=1/4", "uniform@step=1/4"),
     ("calibrated-pool@priced@step=1/4", "ar3po@kept@step=1/4"),
@@ -41,9 +40,10 @@ COMPARED: Final = (
 
 # Knows the true success rates of its pool of four: the ceiling of one round without memory.
 ORACLE: Final = "oracle-pool@prompt"
-# Held-out rate below which a run of a regime is called stuck at its end: others end above .90 there, and a run that has
-# lost the prompts of a mode stays below.
-STUCK_BELOW: Final = {"long": 0.9, "hopeless": 0.9}
+# Regimes whose runs may lose the prompts of a mode, and the held-out rate below which a run is then called stuck at its
+# end: others end above.
+STUCK_REGIMES: Final = ("long", "hopeless")
+STUCK_BELOW: Final = 0.9
 # Runs up to which all patterns of signs are counted.
 MOST: Final = 16
 
@@ -152,7 +152,7 @@ def evidence_tables(lines: Sequence[Line], tuned: Mapping[tuple[str, str], str])
             "",
             *_compared(by_name),
             "",
-            *(_stuck(by_name) if regime in STUCK_BELOW else ()),
+            *(_stuck(by_name) if regime in STUCK_REGIMES else ()),
         ]
     return "\n".join(parts)
 
@@ -249,8 +249,7 @@ def _stuck(by_name: Mapping[str, Mapping[Run, Line]]) -> Iterator[str]:
 def is_stuck(line: Line) -> bool:
     """Whether the mean held-out rate of a run's last fifth is below `STUCK_BELOW`."""
     x, y = np.asarray(line["spent"]), np.asarray(line["held_out_p"])
-    family = str(line["regime"]).partition("/")[0]
-    return bool(y[x >= 0.8 * x[-1]].mean() < STUCK_BELOW[family])
+    return bool(y[x >= 0.8 * x[-1]].mean() < STUCK_BELOW)
 
 
 def _differences(by_name: Mapping[str, Mapping[Run, Line]], one: str, other: str) -> dict[Run, float]:

@@ -20,6 +20,7 @@ import numpy as np
 from knapsack_arena.registry import RuleContext, make_strategy
 from knapsack_arena.strategies import OneRound
 from knapsack_arena.update_values.rule import update_size_rule
+from knapsack_rl.allocator import KnapsackAllocator
 from knapsack_rl.beliefs.forecast import Forecast
 from knapsack_rl.knapsack.limits import same_limits
 from knapsack_rl.notation import BoolArray, FloatArray, IntArray
@@ -61,7 +62,8 @@ class _OtherValue(OneRound):
     def __init__(self, context: RuleContext) -> None:
         inner = make_strategy("calibrated-pool", context)
         assert isinstance(inner, OneRound)
-        inner.allocator.rule = self.rule  # type: ignore[attr-defined]
+        assert isinstance(inner.allocator, KnapsackAllocator)
+        inner.allocator.rule = self.rule
         super().__init__(inner.allocator, inner.pool, inner.features)
 
 
