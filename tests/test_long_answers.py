@@ -17,7 +17,7 @@ from knapsack_arena.lab.long_answers import (
     Walks,
     walks,
 )
-from knapsack_arena.lab.regimes import REGIMES
+from knapsack_arena.lab.regimes import CHANCES, HOPELESS_SHARES, REGIMES
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,16 @@ def test_regimes_have_their_shares_of_chances(name: str, instance: int) -> None:
     assert middle > 0.25
     assert regime.longest == TOKENS_PER_STEP * max(STEPS) + 1
     assert regime.name == (f"{name}/{instance}" if instance else name)
+
+
+def test_an_instance_whose_task_has_too_few_prompts_gets_another_task() -> None:
+    """`walks(4)` has 89 prompts with a chance below .01 where `hopeless` needs 192."""
+    with pytest.raises(ValueError, match="89 prompts have a chance of"):
+        walks(4).prompts(768, 0, CHANCES, HOPELESS_SHARES)
+    drawn = {name: REGIMES[name](instance=4) for name in ("long", "hopeless")}
+    for regime in drawn.values():
+        assert regime.teacher(random.Random(0), 5) == walks(1004).teach(random.Random(0), 5)
+    assert {len(regime.train) for regime in drawn.values()} == {512}
 
 
 def test_an_interval_without_enough_prompts_is_said(task: Walks) -> None:

@@ -117,9 +117,10 @@ class Walks:
         rng = random.Random(seed)
         every = [f"{mode}{COUNTS[steps - 1]}{letter}=" for mode in MODES for steps in STEPS for letter in LETTERS]
         rng.shuffle(every)
+        chances = {prompt: self.chance(prompt) for prompt in every}
         drawn: list[str] = []
         for low, high, share in zip(edges[:-1], edges[1:], shares, strict=True):
-            inside = [prompt for prompt in every if low < self.chance(prompt) <= high]
+            inside = [prompt for prompt in every if low < chances[prompt] <= high]
             wanted = round(share * count)
             if len(inside) < wanted:
                 raise ValueError(f"{len(inside)} prompts have a chance of {low} to {high}, {wanted} were asked for")

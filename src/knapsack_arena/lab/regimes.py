@@ -39,6 +39,8 @@ RIGHT_BY_KEY_LEVEL = (0.9, 0.35, 0.08, 0.02)
 CHANCES = (0.0, 0.01, 0.05, 0.3, 0.6, 1.0)
 LONG_SHARES = (0.08, 0.08, 0.34, 0.25, 0.25)
 HOPELESS_SHARES = (0.25, 0.45, 0.2, 0.07, 0.03)
+# Prompts of both regimes with long answers, training and held-out.
+PROMPTS_OF_WALKS = 512 + 256
 LONG_STEPS = 600
 CHARACTERS = "".join(sorted(set(embedded.CHARACTERS + KEY_MARK + KEY_LETTERS + RIGHT_LETTERS + WRONG_LETTERS)))
 
@@ -196,7 +198,7 @@ REGIMES: Mapping[str, Callable[..., Regime]] = {
 
 def _walks(name: str, instance: int, prompts: int, heldout: int, shares: Sequence[float]) -> Regime:
     """Prompts of the task of walks, with these shares of demonstrators' chances between `CHANCES`."""
-    task = long_answers.walks(instance)
+    task = _task_of_walks(instance)
     drawn = task.prompts(prompts + heldout, _seed(3, instance), CHANCES, shares)
     items = tuple(Item(prompt, "", f"mode-{prompt[0]}") for prompt in drawn)
     return Regime(
@@ -212,6 +214,23 @@ def _walks(name: str, instance: int, prompts: int, heldout: int, shares: Sequenc
         characters=long_answers.CHARACTERS,
         family=_name("walks", instance),
     )
+
+
+def _task_of_walks(instance: int) -> long_answers.Walks:
+    """The task of an instance of both regimes with long answers.
+
+    One task in three has too few prompts in some interval of `CHANCES`; another is drawn in its place.
+    """
+    seed = instance
+    while True:
+        task = long_answers.walks(seed)
+        try:
+            task.prompts(PROMPTS_OF_WALKS, 0, CHANCES, LONG_SHARES)
+            task.prompts(PROMPTS_OF_WALKS, 0, CHANCES, HOPELESS_SHARES)
+        except ValueError:
+            seed += 1000
+        else:
+            return task
 
 
 def _name(name: str, instance: int) -> str:
