@@ -1,7 +1,7 @@
 """Campaigns of the laboratory: many trials, one line of JSON each, which can be cut off and continued anywhere.
 
     python -m benchmarks.campaign tune        # every rule over learning rates and sizes of steps, on tuning seeds
-    python -m benchmarks.campaign finals      # the two best settings of each rule once more, on another tuning seed
+    python -m benchmarks.campaign finals      # the two best settings of a rule again, on other seeds or base models
     python -m benchmarks.campaign evidence    # each rule at its best and at the common setting, on other base models
     python -m benchmarks.campaign smollm2     # three rules at two learning rates on a pretrained model
     python -m benchmarks.campaign table       # the tables of these campaigns, in docs/lab.md and docs/paper.md
@@ -40,8 +40,10 @@ LEARNING_RATES: Final = (1.0, 2.0, 4.0, 0.5)
 DIVISORS: Final = (1, 2, 4)
 REGIMES: Final = ("long", "keys", "hopeless", "skills", "tail")
 TUNING_SEEDS: Final = (0,)
-# With which the two best settings of a rule may be tried again: one run is easily the best by its noise.
-FINAL_SEEDS: Final = (1,)
+# Seed and instance of a regime with which the two best settings of a rule are tried again: one run is easily the best
+# by its noise. On `hopeless` settings differ by more between base models than between seeds.
+FINALS: Final = ((1, ""),)
+FINALS_OF: Final = {"hopeless": ((1, ""), (0, "/5"), (0, "/6"))}
 # Base models and seeds that were not used for tuning; runs of 1.5 times the budget, so that slower rules arrive too.
 INSTANCES: Final = (1, 2, 3)
 SEEDS: Final = (10, 11, 12, 13)
@@ -112,30 +114,45 @@ def evidence(
 
 
 def finals(tuned: Iterable[Line], rules: Sequence[str] = RULES, regimes: Sequence[str] = REGIMES) -> list[Job]:
-    """The two best settings of each rule on each regime by the tuning seeds, once more."""
+    """The two best settings of each rule on each regime by the tuning seeds, with the other seeds and base models."""
     lines = [line for line in tuned if line["seed"] in TUNING_SEEDS]
     found = []
-    for seed, regime, rule in product(FINAL_SEEDS, regimes, rules):
-        areas = {name: _mean_area(of_name) for name, of_name in deciding(lines, rule, regime).items()}
-        found += [Job(name, regime, seed) for name in sorted(areas, key=lambda name: -areas[name])[:2]]
+    for regime, rule in product(regimes, rules):
+        areas = {name: _mean_area(of_name) for name, of_name in _tried_first(lines, rule, regime).items()}
+        for name in sorted(areas, key=lambda name: -areas[name])[:2]:
+            found += [Job(name, *trial) for trial in _finals_of(regime)]
     return found
+
+
+def _finals_of(regime: str) -> list[tuple[str, int]]:
+    """Instance and seed of a regime's finals."""
+    return [(f"{regime}{instance}", seed) for seed, instance in FINALS_OF.get(regime, FINALS)]
 
 
 def deciding(lines: Iterable[Line], rule: str, regime: str) -> dict[str, list[Line]]:
     """The lines by which a rule's setting is chosen on a regime, by name with the setting.
 
-    Those of the tuning seeds; if two settings or more were tried with the final seeds as well, all lines of these.
+    Those of the tuning seeds; if two settings or more have all `finals` too, all lines of these.
     """
+    lines = list(lines)
+    first = _tried_first(lines, rule, regime)
+    trials = _finals_of(regime)
+    again = {
+        name: [line for line in lines if line["rule"] == name and (line["regime"], line["seed"]) in trials]
+        for name in first
+    }
+    complete = {name: first[name] + found for name, found in again.items() if len(found) == len(trials)}
+    return complete if len(complete) > 1 else first
+
+
+def _tried_first(lines: Iterable[Line], rule: str, regime: str) -> dict[str, list[Line]]:
+    """The lines of a rule with the tuning seeds, by name with the setting."""
     names = [with_setting(rule, rate, divisor) for divisor, rate in product(DIVISORS, LEARNING_RATES)]
     tried: dict[str, list[Line]] = defaultdict(list)
     for line in lines:
-        if line["regime"] == regime and line["rule"] in names and line["seed"] in TUNING_SEEDS + FINAL_SEEDS:
+        if line["regime"] == regime and line["rule"] in names and line["seed"] in TUNING_SEEDS:
             tried[line["rule"]].append(line)
-    again = {name: found for name, found in tried.items() if len(found) == len(TUNING_SEEDS + FINAL_SEEDS)}
-    if len(again) > 1:
-        return again
-    first = {name: [line for line in found if line["seed"] in TUNING_SEEDS] for name, found in tried.items()}
-    return {name: found for name, found in first.items() if found}
+    return dict(tried)
 
 
 def best(lines: Iterable[Line], rule: str, regime: str) -> str:

@@ -17,14 +17,14 @@ def tuning_tables(lines: Sequence[Line]) -> str:
     """One Markdown table for each regime; areas and ends in points, means over the tuning seeds."""
     parts = []
     for regime in dict.fromkeys(line["regime"] for line in lines):
-        rows = list(_rows([line for line in lines if line["regime"] == regime], regime))
+        rows = list(_rows(lines, regime))
         if rows:
             parts += [f"*{regime}*\n", _HEADER, *rows, ""]
     return "\n".join(parts)
 
 
 _HEADER: Final = (
-    "| rule | tried | area, common setting | best setting tried | area | held-out at the end | seeds |\n"
+    "| rule | tried | area, common setting | best setting tried | area | held-out at the end | runs |\n"
     "| --- | ---: | ---: | --- | ---: | ---: | ---: |"
 )
 
@@ -32,9 +32,8 @@ _HEADER: Final = (
 def _rows(lines: Sequence[Line], regime: str) -> Iterator[str]:
     by_name: dict[str, list[Line]] = defaultdict(list)
     for line in lines:
-        if line["seed"] not in TUNING_SEEDS:
-            continue
-        by_name[line["rule"]].append(line)
+        if line["regime"] == regime and line["seed"] in TUNING_SEEDS:
+            by_name[line["rule"]].append(line)
     for rule in RULES:
         names = [with_setting(rule, rate, divisor) for divisor, rate in product(DIVISORS, LEARNING_RATES)]
         tried = [name for name in names if name in by_name]

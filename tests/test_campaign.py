@@ -52,6 +52,17 @@ def test_the_two_best_settings_are_tried_again_and_both_seeds_decide_between_the
     assert campaign.finals(lines, ("paper",), ("keys",)) == [Job(f"paper@lr={rate}", "keys", 1) for rate in (2, 4)]
 
 
+def test_on_hopeless_other_base_models_decide_too() -> None:
+    lines = [_line(name, found, regime="hopeless") for name, found in (("paper", 0.5), ("paper@lr=2", 0.7))]
+    jobs = campaign.finals(lines, ("paper",), ("hopeless",))
+    assert {(job.regime, job.seed) for job in jobs} == {("hopeless", 1), ("hopeless/5", 0), ("hopeless/6", 0)}
+    assert not {job.regime for job in jobs} & {f"hopeless/{instance}" for instance in campaign.INSTANCES}
+    lines += [_line("paper", 0.8, job.regime, job.seed) for job in jobs if job.rule == "paper"]
+    assert best(lines, "paper", "hopeless") == "paper@lr=2"
+    lines += [_line("paper@lr=2", 0.3, job.regime, job.seed) for job in jobs if job.rule == "paper@lr=2"]
+    assert best(lines, "paper", "hopeless") == "paper"
+
+
 def test_the_evidence_has_each_rule_tuned_and_common_and_one_that_was_not_tuned_as_it_is_named() -> None:
     lines = [_line("paper", 0.5), _line("paper@lr=2", 0.7)]
     jobs = campaign.evidence(lines, ("paper", "spo@step=1/4"), ("keys",), (20, 21))
