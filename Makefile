@@ -78,8 +78,10 @@ test-verl: .venv-verl/installed ## verl's real trainer on the CPU: Ray, uneven g
 test-verl-vllm: .venv-verl-vllm/installed ## the same with verl's own vLLM server (optional: an environment of 4 GB)
 	$(TEST_ENV) $(VERL_VLLM)/python -m pytest -m "" tests/verl_vllm $(ARGS)
 
-test-tinker: .venv-tinker/installed ## the cookbook's own loops against SkyRL's Tinker server on the CPU (an environment of 2.5 GB)
+test-tinker: .venv-tinker/newest ## the cookbook's own loops against SkyRL's Tinker server on the CPU; then its newest version, without a server (an environment of 2.5 GB)
 	$(TEST_ENV) $(TINKER)/python -m pytest -m "" -n 0 --durations=5 tests/tinker $(ARGS)
+	$(TEST_ENV) PYTHONPATH=.venv-tinker/newest $(TINKER)/python -m pytest -m "" -n 0 tests/tinker \
+		--ignore=tests/tinker/test_tinker_end_to_end.py $(ARGS)
 
 test-unsloth: .venv-unsloth/installed ## Unsloth's generated trainer on the CPU: full and LoRA, equal to it, resumed (an environment of 3 GB)
 	$(TEST_ENV) $(UNSLOTH)/python -m pytest -m "" -n 0 --durations=5 tests/unsloth $(ARGS)
@@ -194,6 +196,12 @@ clean: ## remove the environments and everything that was built
 		chz blobfile tiktoken termcolor tqdm cloudpickle aiohttp anyio tml-renderers
 	$(TINKER)/python -m pip install $(PIP_FLAGS) --no-deps tinker-cookbook==0.5.5
 	$(TINKER)/python -m pip install $(PIP_FLAGS) -e '.[text]' pytest pytest-timeout pytest-xdist
+	@touch $@
+
+# The newest cookbook and the SDK that it wants, in a folder that comes before the environment's own packages.
+.venv-tinker/newest: .venv-tinker/installed
+	rm -rf $@
+	$(TINKER)/python -m pip install $(PIP_FLAGS) --no-deps --target $@ tinker-cookbook==0.6.1 tinker==0.38.0 pyrage==1.4.0
 	@touch $@
 
 # torch is named again, because the image package that Unsloth asks for would replace it by its own newest one. That

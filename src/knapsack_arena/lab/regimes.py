@@ -219,7 +219,7 @@ def _walks(name: str, instance: int, prompts: int, heldout: int, shares: Sequenc
 def _task_of_walks(instance: int) -> long_answers.Walks:
     """The task of an instance of both regimes with long answers.
 
-    One task in three has too few prompts in some interval of `CHANCES`; another is drawn in its place.
+    Many a task has too few prompts in some interval of `CHANCES`; another is drawn in its place.
     """
     seed = instance
     while True:
