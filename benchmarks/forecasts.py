@@ -1,9 +1,10 @@
-"""Errors of beliefs on a small language model whose success rates are known exactly.
+"""Errors of beliefs on a small language model whose success rates are known, exactly or (long answers) by sampling.
 
 One run of the laboratory, planned by `beta` over a pool. All beliefs forecast the same candidates before each step and
 observe the same outcomes, so that their differences are due to the beliefs alone.
 
-    python -m benchmarks.forecasts [--regimes skills,keys,tail] [--seeds 1] [--first-seed 0] [--steps N] [--ablation]
+    python -m benchmarks.forecasts [--regimes skills,keys,tail] [--seeds 1] [--first-seed 0] [--steps N] [--divisor N]
+        [--ablation]
 
 Columns: mean squared error of the expected against the true success rate, and its ratio to that of the paper's
 estimator; the log density of the true rate under the Beta belief (higher is better); and the value at true rates of a
@@ -11,7 +12,8 @@ plan made with the belief, as a share of that of a plan made with true rates, fo
 where prompts may be left out, and over its first quarter, with at least two rollouts each.
 
 Each figure is a mean over seeds with a 95 % interval. ``--ablation`` removes each ingredient of the calibrated
-belief in turn.
+belief in turn. ``--divisor 4`` takes steps of a quarter of the regime's groups, four times as many. Sampled rates are
+those of 16 rollouts in every fifth step; their variance is in the squared error of all beliefs.
 """
 
 from __future__ import annotations
@@ -25,14 +27,16 @@ import numpy as np
 
 from knapsack_arena.compare.ranking import estimate
 from knapsack_arena.lab.environment import LanguageModelEnvironment
-from knapsack_arena.lab.regimes import REGIMES, Regime
+from knapsack_arena.lab.regimes import Regime
+from knapsack_arena.lab.trials import find_regime
 from knapsack_arena.strategies import OneRound, StepSpec, run_step
 from knapsack_arena.strategies.protocol import FeatureSource
 from knapsack_rl.allocator import KnapsackAllocator
 from knapsack_rl.beliefs.beta import BetaBeliefs
 from knapsack_rl.beliefs.calibrated import CalibratedBeliefs
 from knapsack_rl.beliefs.forecast import Beliefs, Forecast
-from knapsack_rl.beliefs.online_logistic import Concentration, normalised_maximum_likelihood
+from knapsack_rl.beliefs.looks import scaled
+from knapsack_rl.beliefs.online_logistic import Concentration, OnlineLogistic, normalised_maximum_likelihood
 from knapsack_rl.beliefs.window import WindowBeliefs
 from knapsack_rl.features.text import TextFeatures
 from knapsack_rl.knapsack.limits import same_limits
@@ -42,7 +46,10 @@ from knapsack_rl.rules import expected_value
 from knapsack_rl.values import expected_knapsack_marginals, knapsack_marginals, knapsack_value
 
 POOL, MOST = 4, 64
-HALF_LIVES = {"skills": 40.0, "keys": 40.0, "tail": 530.0}
+HALF_LIVES = {"skills": 40.0, "keys": 40.0, "tail": 530.0, "long": 64.0, "hopeless": 64.0}
+SAMPLES = 16
+# Precision of the prior of the feature model that is tried beside that of `CalibratedBeliefs`.
+OTHER_RIDGE = 30.0
 # The first steps are left out: no belief has evidence yet.
 SKIPPED, PLANNED_EVERY = 15, 5
 # Places of the signals in `CalibratedBeliefs`.
@@ -72,6 +79,16 @@ def all_beliefs(environment: LanguageModelEnvironment, half_life: float) -> Mapp
         "calibrated, confidence": Candidate(CalibratedBeliefs(half_life), confidence_only(environment)),
         "calibrated, hidden states and confidence": Candidate(CalibratedBeliefs(half_life), environment.hidden_states),
         "the same, normalised maximum likelihood": Candidate(Cautious(half_life), environment.hidden_states),
+        "calibrated, text and confidence": Candidate(
+            CalibratedBeliefs(half_life), with_text(environment, hidden=False)
+        ),
+        "calibrated, hidden states, text and confidence": Candidate(
+            CalibratedBeliefs(half_life), with_text(environment)
+        ),
+        "hidden states and confidence, ridge 30": Candidate(Ridged(half_life), environment.hidden_states),
+        "text and confidence, ridge 30": Candidate(Ridged(half_life), with_text(environment, hidden=False)),
+        "hidden states, text and confidence, ridge 30": Candidate(Ridged(half_life), with_text(environment)),
+        "name of the skill and confidence": Candidate(CalibratedBeliefs(half_life), skill_and_confidence(environment)),
     }
 
 
@@ -140,6 +157,41 @@ def confidence_only(environment: LanguageModelEnvironment) -> FeatureSource:
     return features
 
 
+class Ridged(CalibratedBeliefs):
+    """Calibrated beliefs whose regression on features has another prior."""
+
+    def _feature_model_for(self, features: int) -> OnlineLogistic:
+        if self.feature_model is not None:
+            return super()._feature_model_for(features)
+        model = super()._feature_model_for(features)
+        model.ridge_F[:-1] = OTHER_RIDGE
+        return OnlineLogistic(model.prior_F, model.ridge_F, model.discount)
+
+
+def with_text(environment: LanguageModelEnvironment, hidden: bool = True) -> FeatureSource:
+    """Features of the text, the policy's confidence, and perhaps hidden states, in parts of equal weight."""
+    text = TextFeatures()
+
+    def features(prompt_ids: Sequence[str]) -> PromptFeatures:
+        found = environment.hidden_states(prompt_ids)
+        parts = [scaled(text(prompt_ids).features_P_F), *([scaled(found.features_P_F)] if hidden else [])]
+        return PromptFeatures(np.hstack(parts), found.confidence_P_C)
+
+    return features
+
+
+def skill_and_confidence(environment: LanguageModelEnvironment) -> FeatureSource:
+    """Which skill a prompt needs, as one number of 0 or 1 each, and the policy's confidence."""
+    skill_of = {item.prompt: item.source for item in environment.regime.train}
+    place = {skill: i for i, skill in enumerate(sorted(set(skill_of.values())))}
+
+    def features(prompt_ids: Sequence[str]) -> PromptFeatures:
+        which = [place[skill_of[prompt_id]] for prompt_id in prompt_ids]
+        return PromptFeatures(np.eye(len(place))[which], environment.hidden_states(prompt_ids).confidence_P_C)
+
+    return features
+
+
 class FixedPseudoCount(Concentration):
     """A pseudo-count of four rollouts for every belief."""
 
@@ -155,29 +207,33 @@ def measure(
     seed: int,
     steps: int,
     compared: Callable[[LanguageModelEnvironment, float], Mapping[str, Candidate]] = all_beliefs,
+    divisor: int = 1,
 ) -> dict[str, FloatArray]:
     """Mean over the steps of each belief's four measures."""
-    environment = LanguageModelEnvironment(regime, seed)
-    half_life = HALF_LIVES[regime.name]
+    sampled = regime.verify is not None
+    groups, steps = regime.groups // divisor, steps * divisor
+    environment = LanguageModelEnvironment(replace(regime, samples=SAMPLES) if sampled else regime, seed)
+    half_life = HALF_LIVES[regime.name.partition("/")[0]] * divisor
     planner = OneRound(KnapsackAllocator(BetaBeliefs(half_life), expected_value, 0, MOST), POOL)
     beliefs = compared(environment, half_life)
-    budget = regime.groups * regime.average
+    budget = groups * regime.average
     found: dict[str, list[list[float]]] = {name: [] for name in beliefs}
     for step in range(steps):
         offered: list[str] = []
-        spec = StepSpec(step, regime.groups, budget, _recording(environment.take, offered))
+        spec = StepSpec(step, groups, budget, _recording(environment.take, offered))
         batch = run_step(planner, spec, environment.generate).batch
-        true_P = environment.success_rates(offered)
+        measured = step >= SKIPPED * divisor and (step % PLANNED_EVERY == 0 or not sampled)
+        true_P = environment.success_rates(offered) if measured else np.zeros(0)
         for name, each in beliefs.items():
             given = None if each.features is None else each.features(offered)
             forecast = each.beliefs.forecast(offered, step, given)
-            if step >= SKIPPED:
+            if measured:
                 error = float(np.mean((forecast.success_rates_P - true_P) ** 2))
                 shares = [math.nan, math.nan]
                 if step % PLANNED_EVERY == 0:
                     shares = [
                         value_share(forecast, true_P, budget, least=0),
-                        value_share(first(forecast, regime.groups), true_P[: regime.groups], budget, least=2),
+                        value_share(first(forecast, groups), true_P[:groups], budget, least=2),
                     ]
                 found[name].append([error, log_score(forecast, true_P), *shares])
             rows = np.array([offered.index(prompt_id) for prompt_id in batch.outcomes.prompt_ids])
@@ -232,13 +288,14 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=None, help="of each run; by default those of the regime")
+    parser.add_argument("--divisor", type=int, default=1, help="of the groups of a step: 4 takes quarters of a step")
     parser.add_argument("--ablation", action="store_true", help="remove each ingredient in turn")
     given = parser.parse_args(words)
     compared = ablations if given.ablation else all_beliefs
     for name in given.regimes.split(","):
-        regime = REGIMES[name]()
+        regime = find_regime(name)
         seeds = range(given.first_seed, given.first_seed + given.seeds)
-        runs = [measure(regime, seed, given.steps or regime.steps, compared) for seed in seeds]
+        runs = [measure(regime, seed, given.steps or regime.steps, compared, given.divisor) for seed in seeds]
         print(f"\n{name}, seeds {seeds.start} to {seeds.stop - 1}\n")
         print("| belief | squared error | of the paper's | log score | value of its plan, pool | no pool |")
         print("|---|---|---|---|---|---|")
