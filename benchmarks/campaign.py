@@ -282,7 +282,8 @@ def tuned_settings(evidence_lines: Iterable[Line], tuned: Sequence[Line]) -> dic
     run = {(line["regime"].partition("/")[0], line["rule"]) for line in evidence_lines}
     for regime in dict.fromkeys(regime for regime, _ in run):
         for rule in RULES:
-            lines = [line for line in tuned if line["regime"] == regime and (regime, line["rule"]) in run]
+            family = [line for line in tuned if line["regime"].partition("/")[0] == regime]
+            lines = [line for line in family if (regime, line["rule"]) in run]
             found[regime, rule] = best_or_named(lines, rule, regime)
     return found
 

@@ -14,9 +14,9 @@ GRID: Final = len(DIVISORS) * len(LEARNING_RATES)
 
 
 def tuning_tables(lines: Sequence[Line]) -> str:
-    """One Markdown table for each regime; areas and ends in points, means over the tuning seeds."""
+    """One Markdown table for each regime; areas and ends in points, means over the runs that decide."""
     parts = []
-    for regime in dict.fromkeys(line["regime"] for line in lines):
+    for regime in dict.fromkeys(line["regime"] for line in lines if "/" not in line["regime"]):
         rows = list(_rows(lines, regime))
         if rows:
             parts += [f"*{regime}*\n", _HEADER, *rows, ""]

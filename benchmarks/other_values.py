@@ -1,12 +1,22 @@
-"""The default with values that were tried on long answers, as rules of a file; docs/log.md has what came of it.
+"""The default with what was tried on long answers, as rules of a file; docs/log.md has what came of it.
 
 | rule | value of n rollouts |
 |---|---|
 | `NoisePaper`, `NoiseShared` | the update's signal against its noise (docs/value.md), with the paper's gain or none |
 | `UntilTheEnd` | (1 - p^n - q^n) q: a mixed group moves the logit, and moving it is worth q over the rest of a run |
 
-The second takes a prompt's logit z to rise at a constant rate r. A step of dz then advances its curve by dz / r steps,
-so that the area under the rate p(t) until T gains dz (p_T - p) / r: for prompts that are solved in the end, dz q / r.
+Three others keep the value, and give a share of each step's rollouts to prompts in turn: a smallest group each, the
+longest without one first, whatever their forecasts.
+
+| rule | share | prompts that have a turn |
+|---|---|---|
+| `Turns` | 1/2 | all that were not observed in the step before |
+| `FewerTurns` | 1/4 | the same |
+| `LaterTurns` | 1/2 | those that were not observed for more than 32 steps |
+
+`UntilTheEnd` takes a prompt's logit z to rise at a constant rate r. A step of dz then advances its curve by dz / r
+steps, so that the area under the rate p(t) until T gains dz (p_T - p) / r: for prompts that are solved in the end, dz
+q / r.
 
 Run from the root of a checkout, for example
 
@@ -83,3 +93,28 @@ class UntilTheEnd(_OtherValue):
     """A unit of logit is worth q."""
 
     rule = staticmethod(until_the_end)
+
+
+class Turns(OneRound):
+    """Half of each step's rollouts go to prompts in turn."""
+
+    idle, share = 0.5, 0.5
+
+    def __init__(self, context: RuleContext) -> None:
+        inner = make_strategy("calibrated-pool", context)
+        assert isinstance(inner, OneRound)
+        assert isinstance(inner.allocator, KnapsackAllocator)
+        inner.allocator.max_idle, inner.allocator.overdue_share = self.idle, self.share
+        super().__init__(inner.allocator, inner.pool, inner.features)
+
+
+class FewerTurns(Turns):
+    """A quarter of them do."""
+
+    share = 0.25
+
+
+class LaterTurns(Turns):
+    """Prompts have a turn only after 32 steps without an observation."""
+
+    idle = 32.0

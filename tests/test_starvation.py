@@ -127,39 +127,7 @@ def test_max_idle_is_two_half_lives_where_prompts_may_be_left_out(rule: RuleName
     assert AllocationConfig(rule=rule, min_count=2, half_life=30.0).make_allocator().max_idle is None
 
 
-@pytest.mark.parametrize("rule", CHOOSING)
-def test_turns_come_at_every_step_where_prompts_may_be_left_out(rule: RuleName) -> None:
-    allocator = AllocationConfig(rule=rule, min_count=0, turn_share=0.5).make_allocator()
-    assert (allocator.max_idle, allocator.overdue_share) == (0, 0.5)
-    assert AllocationConfig(rule=rule, min_count=2, turn_share=0.5).make_allocator().max_idle is None
-    with pytest.raises(ValueError, match="turn_share is 1.5: it is a share of the rollouts, from 0 to 1"):
-        AllocationConfig(rule=rule, turn_share=1.5)
-
-
-def test_half_of_a_step_goes_to_the_prompts_in_turn() -> None:
-    """In groups of the smallest size, each prompt once before any prompt has a second turn."""
-    ids, served = [f"p{i}" for i in range(40)], []
-    allocator = KnapsackAllocator(Stubborn(set(ids) - {"p0"}), None, 0, 128, 0, 0.5, min_group=4)
-    allocator.observe(Outcomes.of_groups(0, [("p0", [1.0, 0.0])]))
-    for step in range(1, 6):
-        plan = allocator.plan(ids, 64, step)
-        turns = np.flatnonzero(plan.low_P)
-        assert (plan.low_P[turns] == 4).all() and turns.size == 8
-        served += [ids[i] for i in turns]
-        # The other half goes to the prompt that has a value.
-        assert plan.counts_P[0] >= 32
-        groups = zip(plan.prompt_ids, plan.counts_P.tolist(), strict=True)
-        allocator.observe(Outcomes.of_groups(step, [(prompt_id, [0.0] * n) for prompt_id, n in groups if n]))
-    assert served == ids
-
-
-def test_turns_leave_room_for_a_smaller_step() -> None:
-    ids = [f"p{i}" for i in range(40)]
-    allocator = KnapsackAllocator(Stubborn(set(ids)), None, 0, 128, 0, 0.5, step_cost=0.1)
-    assert np.count_nonzero(allocator.plan(ids, 64, 3).low_P) == 4  # half of the least step, a quarter of 64
-
-
-@pytest.mark.parametrize("wrong", [{"max_idle": -1}, {"overdue_share": 0}, {"overdue_share": 1.5}], ids=str)
+@pytest.mark.parametrize("wrong", [{"max_idle": 0}, {"overdue_share": 0}, {"overdue_share": 1.5}], ids=str)
 def test_numbers_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     ((name, value),) = wrong.items()
     with pytest.raises(ValueError, match=f"{name} is {value}"):

@@ -52,7 +52,6 @@ class RuleContext:
         features: what prompts look like to the policy, for rules that learn from it; None where it is unknown.
         kept: successes that replace a failed rollout, for rules that price them; None where none are kept.
         min_group: rollouts of the smallest group, for our rules with a pool.
-        turn_share: share of the rollouts that prompts get in turn, for our rules with a pool.
         step_cost: cost of a step as a share of its budget, for our rules; None to spend the budget.
         half_life_steps: the half-life of our beliefs where a record states it; None for the trainers' default.
     """
@@ -67,7 +66,6 @@ class RuleContext:
     features: FeatureSource | None = None
     kept: KeptSuccesses | None = None
     min_group: int = 2
-    turn_share: float = AllocationConfig.turn_share
     step_cost: float | None = None
     half_life_steps: float | None = None
 
@@ -101,7 +99,6 @@ def _configured(context: RuleContext, rule: RuleName, most: int = 1) -> Strategy
         max_count=context.max_count,
         half_life=context.half_life,
         min_group=context.min_group if most > 1 or context.min_count == 0 else 2,
-        turn_share=context.turn_share,
     )
     features = context.features if rule == "calibrated" else None
     allocator = config.make_allocator(kept=context.kept)

@@ -81,7 +81,7 @@ class KnapsackAllocator(SavedToFile):
             min_count: least rollouts of a prompt: 0 (prompts may be left out) or at least 2.
             max_count: most rollouts of a prompt.
             max_idle: steps since the last observation after which an offered prompt gets a smallest group regardless of
-                its forecast; with 0 all prompts have their turn, as long as the share below lasts. None disables this.
+                its forecast. None disables this.
             overdue_share: share of the budget that such groups may take together; the longest waiting come first, and
                 one group is always allowed.
             kept: successes that replace a rollout of a group that fails as a whole; the trainer adds them.
@@ -98,8 +98,8 @@ class KnapsackAllocator(SavedToFile):
             ValueError: limits that allow a group of one, or that cross; a ``max_idle`` or share out of range.
         """
         _check_counts(min_count, max_count, min_group)
-        if max_idle is not None and not max_idle >= 0:
-            raise ValueError(f"max_idle is {max_idle}: it counts steps and must be 0 or more, or None")
+        if max_idle is not None and not max_idle > 0:
+            raise ValueError(f"max_idle is {max_idle}: it counts steps and must be positive, or None")
         if not 0 < overdue_share <= 1:
             raise ValueError(f"overdue_share is {overdue_share}: it must be above 0 and at most 1")
         self.beliefs: Beliefs = BetaBeliefs() if beliefs is None else beliefs
@@ -224,8 +224,7 @@ class KnapsackAllocator(SavedToFile):
             return problem.low_P
         size = self.min_group
         optional_P = (problem.low_P == 0) & (problem.high_P >= size)
-        share = self.overdue_share * (1 if self.step_cost is None else self.least_budget)
-        groups = min(max(int(budget * share) // size, 1), (budget - int(problem.low_P.sum())) // size)
+        groups = min(max(int(budget * self.overdue_share) // size, 1), (budget - int(problem.low_P.sum())) // size)
         return np.where(overdue(ids, np.where(optional_P, waited_P, 0), self.max_idle, groups), size, problem.low_P)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from knapsack_rl.allocator import LEAST_BUDGET, OVERDUE_SHARE, KnapsackAllocator
+from knapsack_rl.allocator import LEAST_BUDGET, KnapsackAllocator
 from knapsack_rl.beliefs.beta import HALF_LIFE_PASSES, BetaBeliefs
 from knapsack_rl.beliefs.calibrated import CalibratedBeliefs
 from knapsack_rl.beliefs.forecast import Beliefs
@@ -34,12 +34,11 @@ MOST, MOST_AVERAGES = 128, 4
 DEFAULT_HALF_LIFE = 64.0
 # Cost of a step beside its rollouts, as a share of its budget, where the budget is adaptive (docs/lab.md).
 STEP_COST = 0.1
-# Half-lives without an observation after which an offered prompt gets a smallest group, where prompts have no turns:
-# its evidence then counts a quarter.
+# Half-lives without an observation after which an offered prompt gets a pair: its evidence then counts a quarter.
 OVERDUE_HALF_LIVES = 2.0
 # Least value of each field that is a whole number, and the fields that are other numbers.
 _LEAST = {"average": 2, "pool": 1, "min_count": 0, "max_count": 2, "min_group": 2, "token_every": 1}
-_NUMBERS = ("half_life", "success_threshold", "turn_share", "step_cost", "least_budget", "token_decay")
+_NUMBERS = ("half_life", "success_threshold", "step_cost", "least_budget", "token_decay")
 
 
 @dataclass(frozen=True)
@@ -66,9 +65,6 @@ class AllocationConfig:
         weighting: ``prompt`` (advantages are scaled so that every prompt weighs the same in the loss) or ``rollout`` (a
             prompt weighs by its number of rollouts). None: ``prompt`` for the rules that choose, else ``rollout``.
         min_group: rollouts of the smallest group: a prompt gets none, or at least so many.
-        turn_share: where prompts may be left out, the share of a step's rollouts that they get in turn: a smallest
-            group each, the longest without one first, whatever their forecasts. With 0 a prompt has a turn only after
-            two half-lives without an observation, and all of these together get at most an eighth.
         budget: ``fixed`` spends the budget of each step; ``adaptive`` spends what the step deserves
             (`knapsack_rl.knapsack.step_budget`), at most the budget; ``tokens`` spends the tokens that the budget's
             rollouts take at the mean expected length, and a prompt's rollout costs its own.
@@ -90,7 +86,6 @@ class AllocationConfig:
     success_threshold: float | None = None
     weighting: Weighting | None = None
     min_group: int = 2
-    turn_share: float = 0.0
     budget: Budget = "fixed"
     step_cost: float = STEP_COST
     least_budget: float = LEAST_BUDGET
@@ -165,10 +160,7 @@ class AllocationConfig:
         """Set the half-life of an allocator of this configuration, and the waiting time that is counted in it."""
         if isinstance(allocator.beliefs, BetaBeliefs):
             allocator.beliefs.half_life = half_life
-        allocator.max_idle = None
-        if self.min_count == 0:
-            allocator.max_idle = 0 if self.turn_share else OVERDUE_HALF_LIVES * half_life
-            allocator.overdue_share = self.turn_share or OVERDUE_SHARE
+        allocator.max_idle = OVERDUE_HALF_LIVES * half_life if self.min_count == 0 else None
 
     def half_life_in_steps(self, steps_per_pass: float | None = None) -> float:
         """The half-life, from the length of a pass if it was not set."""
@@ -187,8 +179,6 @@ class AllocationConfig:
                 object.__setattr__(self, field.name, _finite(field.name, value))
         if self.half_life is not None and not self.half_life > 0:
             raise ValueError(f"half_life is {self.half_life}: it counts steps and must be positive")
-        if not 0 <= self.turn_share <= 1:
-            raise ValueError(f"turn_share is {self.turn_share!r}: it is a share of the rollouts, from 0 to 1")
         self._check_budget()
         if self.rule not in RULES:
             raise ValueError(f"there is no rule {self.rule!r}: choose from {', '.join(RULES)}")

@@ -139,7 +139,7 @@ def test_every_core_field_has_one_name(tmp_path: Path) -> None:
     own, plain = AllocatedDatasetBuilder(inner=Inner(), log_path=str(tmp_path)), AllocationConfig
     values = {"rule": "beta", "pool": 2, "min_count": 0, "max_count": 9, "half_life": 3.0, "success_threshold": 0.5}
     values |= {"weighting": "prompt", "min_group": 3, "budget": "adaptive", "step_cost": 0.5, "least_budget": 0.25}
-    values |= {"token_decay": 0.5, "token_every": 3, "turn_share": 0.25}
+    values |= {"token_decay": 0.5, "token_every": 3}
     assert set(ALIASES) <= set(FIELDS)
     for core in FIELDS:
         name = ALIASES.get(core, core)

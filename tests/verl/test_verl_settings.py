@@ -35,7 +35,7 @@ def test_the_settings_are_those_of_the_core_under_their_names_in_verl() -> None:
     }  # fmt: skip
     values = {
         "rule": "beta", "average": 6, "pool": 2, "min_count": 0, "max_count": 9, "half_life": 3.5,
-        "success_threshold": 0.5, "weighting": "rollout", "min_group": 3, "turn_share": 0.25,
+        "success_threshold": 0.5, "weighting": "rollout", "min_group": 3,
     }  # fmt: skip
     assert {core.name for core in fields(AllocationConfig)} - set(BUDGET_FIELDS) == values.keys()
     names = {core: ALIASES.get(core, core) for core in values}

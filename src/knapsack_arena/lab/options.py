@@ -8,7 +8,6 @@
 | `lr=F` | the regime's learning rate times F |
 | `step=1/N` | steps of 1/N of the regime's groups and rollouts, so N times as many updates for the same rollouts |
 | `group=N` | the smallest group of our rules with a pool has N rollouts |
-| `turns=F` | prompts get a share F of the rollouts in turn: our rules with a pool |
 | `cost=F` | a step costs F times its budget beside its rollouts: our rules spend what a step deserves |
 | `look=base`, `look=texts` | prompts are told apart by the base model's states, or texts; else by their first look |
 | `kept` | a prompt's last success replaces a rollout of a group of failures |
@@ -26,7 +25,6 @@ from typing import Any, Final
 from knapsack_arena.lab.environment import LookName, Loss
 from knapsack_arena.strategies import StepSpec, Strategy
 from knapsack_arena.strategies.protocol import StepGenerator
-from knapsack_rl.config import AllocationConfig
 from knapsack_rl.files import SavedToFile, State
 
 
@@ -40,7 +38,6 @@ class Options:
         divisor: a step has the regime's groups and rollouts divided by this.
         priced: whether the rule knows which prompts have a kept success.
         min_group: rollouts of the smallest group.
-        turn_share: share of the rollouts that prompts get in turn.
         step_cost: cost of a step as a share of its budget; None to spend the budget.
         look: what tells prompts apart, beside the present confidence.
     """
@@ -50,7 +47,6 @@ class Options:
     divisor: int = 1
     priced: bool = False
     min_group: int = 2
-    turn_share: float = AllocationConfig.turn_share
     step_cost: float | None = None
     look: LookName = "policy"
 
@@ -105,16 +101,6 @@ _FLAGS: Final[Mapping[str, Callable[[Options], Options]]] = {
 }
 
 
-# Options with a number: the field that they set, and its type.
-_NUMBERED: Final[Mapping[str, tuple[str, type[int] | type[float]]]] = {
-    "lr": ("learning_rate", float),
-    "step": ("divisor", int),
-    "group": ("min_group", int),
-    "turns": ("turn_share", float),
-    "cost": ("step_cost", float),
-}
-
-
 def split_rule(rule: str) -> tuple[str, Options]:
     """Split the name of a rule from the options behind it; what is no option belongs to the name.
 
@@ -139,18 +125,21 @@ def _option(text: str) -> Callable[[Options], Options] | None:
     """What an option changes; None if the text is no option."""
     if text in _FLAGS:
         return _FLAGS[text]
-    key, _, value = text.partition("=")
-    if key not in _NUMBERED or not value:
+    key, equals, value = text.partition("=")
+    if not equals or key not in ("lr", "step", "group", "cost"):
         return None
-    name, kind = _NUMBERED[key]
     try:
-        number = kind(value.removeprefix("1/") if kind is int else value)
+        number = float(value) if key in ("lr", "cost") else int(value.removeprefix("1/"))
     except ValueError:
-        number = -1
-    if not (0 <= number <= 1 if key == "turns" else 0 < number < float("inf")):
+        number = 0
+    if not 0 < number < float("inf"):
         raise ValueError(
-            f"{text!r} is no option of a rule: write lr=2 (a factor), step=1/2 (a whole divisor), group=4, or turns=0.5"
-            " (a share)"
+            f"{text!r} is no option of a rule: write lr=2 (a factor), step=1/2 (a whole divisor), or group=4"
         )
-    changed: dict[str, Any] = {name: number}
-    return lambda options: replace(options, **changed)
+    if key == "lr":
+        return lambda options: replace(options, learning_rate=float(number))
+    if key == "cost":
+        return lambda options: replace(options, step_cost=float(number))
+    if key == "group":
+        return lambda options: replace(options, min_group=int(number))
+    return lambda options: replace(options, divisor=int(number))

@@ -56,7 +56,6 @@ def _set_up_language_model(trial: Trial) -> TrialSetup:
         features=instrumented.hidden_states,
         kept=environment.kept if options.priced else None,
         min_group=options.min_group,
-        turn_share=options.turn_share,
         step_cost=options.step_cost,
     )
     strategy = resolve(name, context)

@@ -139,7 +139,6 @@ class RecordedTrace:
             max_count=int(_first_number(recorded, _MAX_COUNT, 128)) if max_count is None else max_count,
             seed=seed,
             min_group=int(_first_number(recorded, ("min_group",), 2)),
-            turn_share=_first_number(recorded, ("turn_share",), 0),
             half_life_steps=half_life,
         )
 

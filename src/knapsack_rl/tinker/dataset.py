@@ -54,8 +54,8 @@ class AllocatedDatasetBuilder(RLDatasetBuilder):  # type: ignore[misc]  # Any, i
     Attributes:
         inner: builds the data set that the prompts come from. A test set is passed on unchanged.
         log_path: the cookbook's.
-        rule, success_threshold, half_life, min_group, turn_share, budget, step_cost, least_budget, token_decay,
-            token_every: as in `AllocationConfig`; a pass is one over the candidates.
+        rule, success_threshold, half_life, min_group, budget, step_cost, least_budget, token_decay, token_every: as in
+            `AllocationConfig`; a pass is one over the candidates.
         features: what tells prompts apart under ``calibrated``: ``text`` (the question of a `ProblemEnv`, or what
             ``prompt_text`` returns), a file that ``knapsack-rl features`` has written for these texts, or None.
             ``auto``: ``text`` where texts are known and scikit-learn is installed, else None.
@@ -88,7 +88,6 @@ class AllocatedDatasetBuilder(RLDatasetBuilder):  # type: ignore[misc]  # Any, i
     min_rollouts: int | None = AllocationConfig.min_count
     max_rollouts: int | None = AllocationConfig.max_count
     min_group: int = AllocationConfig.min_group
-    turn_share: float = AllocationConfig.turn_share
     budget: Budget = AllocationConfig.budget
     step_cost: float = AllocationConfig.step_cost
     least_budget: float = AllocationConfig.least_budget

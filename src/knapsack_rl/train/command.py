@@ -87,8 +87,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--min-group", metavar="N", type=whole_number(), help="a prompt that is trained on gets at least this many "
         f"(default: {most.min_group})")  # fmt: skip
-    add("--turn-share", metavar="X", type=float, help="share of a step's rollouts that prompts get in turn, whatever "
-        f"their forecasts (default: {most.turn_share:g})")  # fmt: skip
     add("--half-life", metavar="STEPS", type=float, help="generation steps after which an observation counts half "
         "(default: 4 passes over the data)")  # fmt: skip
     add("--success-threshold", metavar="X", type=float, help="least reward that is a success (default: found)")

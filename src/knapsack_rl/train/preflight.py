@@ -23,7 +23,6 @@ ALLOCATION: Final[Mapping[str, str]] = {
     "min": "min_generations",
     "max": "max_generations",
     "min_group": "min_group",
-    "turn_share": "turn_share",
     "half_life": "half_life",
     "success_threshold": "success_threshold",
     "weighting": "group_weighting",

@@ -72,13 +72,6 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
         default=AllocationConfig.min_group,
         metadata={"help": "Rollouts of the smallest group: a prompt gets none, or at least so many; from 2."},
     )
-    turn_share: float = field(
-        default=AllocationConfig.turn_share,
-        metadata={
-            "help": "With a pool, the share of a step's rollouts that prompts get in turn: a smallest group each, the "
-            "longest without one first, whatever their forecasts."
-        },
-    )
     success_threshold: float | None = field(
         default=None,
         metadata={

@@ -49,9 +49,9 @@ _Base: Any = GRPOTrainer if TYPE_CHECKING else object
 
 # Settings of a run that are recorded in its trace.
 _TRACED = (
-    "rule", "features", "pool", "min_generations", "max_generations", "min_group", "turn_share",
-    "num_generations", "success_threshold", "group_weighting", "keep_successes", "half_life", "learning_rate",
-    "loss_type", "scale_rewards", "beta", "generation_batch_size", "num_iterations", "max_steps",
+    "rule", "features", "pool", "min_generations", "max_generations", "min_group", "num_generations",
+    "success_threshold", "group_weighting", "keep_successes", "half_life", "learning_rate", "loss_type",
+    "scale_rewards", "beta", "generation_batch_size", "num_iterations", "max_steps",
 )  # fmt: skip
 
 # What TRL keeps of a run beside its checkpoints; a run that begins must not find what an interrupted one has left.
