@@ -198,7 +198,7 @@ REGIMES: Mapping[str, Callable[..., Regime]] = {
 
 def _walks(name: str, instance: int, prompts: int, heldout: int, shares: Sequence[float]) -> Regime:
     """Prompts of the task of walks, with these shares of demonstrators' chances between `CHANCES`."""
-    task = _task_of_walks(instance)
+    seed, task = _task_of_walks(instance)
     drawn = task.prompts(prompts + heldout, _seed(3, instance), CHANCES, shares)
     items = tuple(Item(prompt, "", f"mode-{prompt[0]}") for prompt in drawn)
     return Regime(
@@ -212,12 +212,12 @@ def _walks(name: str, instance: int, prompts: int, heldout: int, shares: Sequenc
         longest=long_answers.TOKENS_PER_STEP * max(long_answers.STEPS) + 1,
         verify=task.verify,
         characters=long_answers.CHARACTERS,
-        family=_name("walks", instance),
+        family=_name("walks", seed),
     )
 
 
-def _task_of_walks(instance: int) -> long_answers.Walks:
-    """The task of an instance of both regimes with long answers.
+def _task_of_walks(instance: int) -> tuple[int, long_answers.Walks]:
+    """The task of an instance of both regimes with long answers, and its seed.
 
     Many a task has too few prompts in some interval of `CHANCES`; another is drawn in its place.
     """
@@ -230,7 +230,7 @@ def _task_of_walks(instance: int) -> long_answers.Walks:
         except ValueError:
             seed += 1000
         else:
-            return task
+            return seed, task
 
 
 def _name(name: str, instance: int) -> str:
