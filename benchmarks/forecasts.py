@@ -36,7 +36,7 @@ from knapsack_rl.beliefs.beta import BetaBeliefs
 from knapsack_rl.beliefs.calibrated import CalibratedBeliefs
 from knapsack_rl.beliefs.forecast import Beliefs, Forecast
 from knapsack_rl.beliefs.looks import scaled
-from knapsack_rl.beliefs.online_logistic import Concentration, OnlineLogistic, normalised_maximum_likelihood
+from knapsack_rl.beliefs.online_logistic import Concentration, normalised_maximum_likelihood
 from knapsack_rl.beliefs.window import WindowBeliefs
 from knapsack_rl.features.text import TextFeatures
 from knapsack_rl.knapsack.limits import same_limits
@@ -48,8 +48,6 @@ from knapsack_rl.values import expected_knapsack_marginals, knapsack_marginals, 
 POOL, MOST = 4, 64
 HALF_LIVES = {"skills": 40.0, "keys": 40.0, "tail": 530.0, "long": 64.0, "hopeless": 64.0}
 SAMPLES = 16
-# Precision of the prior of the feature model that is tried beside that of `CalibratedBeliefs`.
-OTHER_RIDGE = 30.0
 # The first steps are left out: no belief has evidence yet.
 SKIPPED, PLANNED_EVERY = 15, 5
 # Places of the signals in `CalibratedBeliefs`.
@@ -85,10 +83,9 @@ def all_beliefs(environment: LanguageModelEnvironment, half_life: float) -> Mapp
         "calibrated, hidden states, text and confidence": Candidate(
             CalibratedBeliefs(half_life), with_text(environment)
         ),
-        "hidden states and confidence, ridge 30": Candidate(Ridged(half_life), environment.hidden_states),
-        "text and confidence, ridge 30": Candidate(Ridged(half_life), with_text(environment, hidden=False)),
-        "hidden states, text and confidence, ridge 30": Candidate(Ridged(half_life), with_text(environment)),
-        "name of the skill and confidence": Candidate(CalibratedBeliefs(half_life), skill_and_confidence(environment)),
+        "calibrated, name of the skill and confidence": Candidate(
+            CalibratedBeliefs(half_life), skill_and_confidence(environment)
+        ),
     }
 
 
@@ -155,17 +152,6 @@ def confidence_only(environment: LanguageModelEnvironment) -> FeatureSource:
         return PromptFeatures(np.ones((len(prompt_ids), 1)), environment.hidden_states(prompt_ids).confidence_P_C)
 
     return features
-
-
-class Ridged(CalibratedBeliefs):
-    """Calibrated beliefs whose regression on features has another prior."""
-
-    def _feature_model_for(self, features: int) -> OnlineLogistic:
-        if self.feature_model is not None:
-            return super()._feature_model_for(features)
-        model = super()._feature_model_for(features)
-        model.ridge_F[:-1] = OTHER_RIDGE
-        return OnlineLogistic(model.prior_F, model.ridge_F, model.discount)
 
 
 def with_text(environment: LanguageModelEnvironment, hidden: bool = True) -> FeatureSource:
