@@ -40,10 +40,11 @@ LEARNING_RATES: Final = (1.0, 2.0, 4.0, 0.5)
 DIVISORS: Final = (1, 2, 4)
 REGIMES: Final = ("long", "keys", "hopeless", "skills", "tail")
 TUNING_SEEDS: Final = (0,)
-# Seed and instance of a regime with which the two best settings of a rule are tried again: one run is easily the best
-# by its noise. On `hopeless` settings differ by more between base models than between seeds.
-FINALS: Final = ((1, ""),)
-FINALS_OF: Final = {"hopeless": ((1, ""), (0, "/5"), (0, "/6"))}
+# Instances and seeds with which the two best settings of a rule are tried again, because one run is easily the best by
+# its noise; on a regime that is not here, seed 1. On `hopeless` settings differ by more between base models than seeds.
+FINALS: Final[Mapping[str, tuple[tuple[str, int], ...]]] = {
+    "hopeless": (("hopeless", 1), ("hopeless/5", 0), ("hopeless/6", 0))
+}
 # Base models and seeds that were not used for tuning; runs of 1.5 times the budget, so that slower rules arrive too.
 INSTANCES: Final = (1, 2, 3)
 SEEDS: Final = (10, 11, 12, 13)
@@ -124,9 +125,9 @@ def finals(tuned: Iterable[Line], rules: Sequence[str] = RULES, regimes: Sequenc
     return found
 
 
-def _finals_of(regime: str) -> list[tuple[str, int]]:
+def _finals_of(regime: str) -> tuple[tuple[str, int], ...]:
     """Instance and seed of a regime's finals."""
-    return [(f"{regime}{instance}", seed) for seed, instance in FINALS_OF.get(regime, FINALS)]
+    return FINALS.get(regime, ((regime, 1),))
 
 
 def deciding(lines: Iterable[Line], rule: str, regime: str) -> dict[str, list[Line]]:

@@ -64,17 +64,29 @@ def end_marginals(alpha_P: FloatArray, beta_P: FloatArray, kept_P: BoolArray, st
     return table_P_N
 
 
-class _OtherValue(OneRound):
-    """`calibrated-pool` with another rule."""
-
-    rule: AllocationRule
+class _Changed(OneRound):
+    """`calibrated-pool`, whose allocator is changed."""
 
     def __init__(self, context: RuleContext) -> None:
         inner = make_strategy("calibrated-pool", context)
         assert isinstance(inner, OneRound)
         assert isinstance(inner.allocator, KnapsackAllocator)
-        inner.allocator.rule = self.rule
+        self.change(inner.allocator)
         super().__init__(inner.allocator, inner.pool, inner.features)
+
+    def change(self, allocator: KnapsackAllocator) -> None:
+        """Change the allocator."""
+        raise NotImplementedError
+
+
+class _OtherValue(_Changed):
+    """With another rule."""
+
+    rule: AllocationRule
+
+    def change(self, allocator: KnapsackAllocator) -> None:
+        """Give it the rule."""
+        allocator.rule = self.rule
 
 
 class NoisePaper(_OtherValue):
@@ -95,17 +107,14 @@ class UntilTheEnd(_OtherValue):
     rule = staticmethod(until_the_end)
 
 
-class Turns(OneRound):
+class Turns(_Changed):
     """Half of each step's rollouts go to prompts in turn."""
 
     idle, share = 0.5, 0.5
 
-    def __init__(self, context: RuleContext) -> None:
-        inner = make_strategy("calibrated-pool", context)
-        assert isinstance(inner, OneRound)
-        assert isinstance(inner.allocator, KnapsackAllocator)
-        inner.allocator.max_idle, inner.allocator.overdue_share = self.idle, self.share
-        super().__init__(inner.allocator, inner.pool, inner.features)
+    def change(self, allocator: KnapsackAllocator) -> None:
+        """Give prompts their turn."""
+        allocator.max_idle, allocator.overdue_share = self.idle, self.share
 
 
 class FewerTurns(Turns):

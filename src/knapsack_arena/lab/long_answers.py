@@ -16,6 +16,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, TypeAlias
 
 MODES: Final = "ABCDEFGHIJKL"
@@ -71,6 +72,12 @@ class Walks:
             }
         return rates[letter]
 
+    @cached_property
+    def chances(self) -> dict[str, float]:
+        """The chance of every prompt."""
+        every = [f"{mode}{COUNTS[steps - 1]}{letter}=" for mode in MODES for steps in STEPS for letter in LETTERS]
+        return {prompt: self.chance(prompt) for prompt in every}
+
     def demonstration(self, prompt: str, rng: random.Random) -> str:
         """An answer of the demonstrators, on a random walk."""
         mode, steps, letter = _parts(prompt)
@@ -115,12 +122,11 @@ class Walks:
             ValueError: an interval has fewer prompts than its share.
         """
         rng = random.Random(seed)
-        every = [f"{mode}{COUNTS[steps - 1]}{letter}=" for mode in MODES for steps in STEPS for letter in LETTERS]
+        every = list(self.chances)
         rng.shuffle(every)
-        chances = {prompt: self.chance(prompt) for prompt in every}
         drawn: list[str] = []
         for low, high, share in zip(edges[:-1], edges[1:], shares, strict=True):
-            inside = [prompt for prompt in every if low < chances[prompt] <= high]
+            inside = [prompt for prompt in every if low < self.chances[prompt] <= high]
             wanted = round(share * count)
             if len(inside) < wanted:
                 raise ValueError(f"{len(inside)} prompts have a chance of {low} to {high}, {wanted} were asked for")

@@ -39,8 +39,8 @@ RIGHT_BY_KEY_LEVEL = (0.9, 0.35, 0.08, 0.02)
 CHANCES = (0.0, 0.01, 0.05, 0.3, 0.6, 1.0)
 LONG_SHARES = (0.08, 0.08, 0.34, 0.25, 0.25)
 HOPELESS_SHARES = (0.25, 0.45, 0.2, 0.07, 0.03)
-# Prompts of both regimes with long answers, training and held-out.
-PROMPTS_OF_WALKS = 512 + 256
+# Training and held-out prompts of both regimes with long answers.
+WALKS_TRAIN, WALKS_HELDOUT = 512, 256
 LONG_STEPS = 600
 CHARACTERS = "".join(sorted(set(embedded.CHARACTERS + KEY_MARK + KEY_LETTERS + RIGHT_LETTERS + WRONG_LETTERS)))
 
@@ -149,12 +149,12 @@ def tail(prompts: int = 17_000, heldout: int = 500, instance: int = 0) -> Regime
     return Regime(name, tuple(items), _items(held), teacher, recipe, groups=128, average=4, steps=270)
 
 
-def long(prompts: int = 512, heldout: int = 256, instance: int = 0) -> Regime:
+def long(prompts: int = WALKS_TRAIN, heldout: int = WALKS_HELDOUT, instance: int = 0) -> Regime:
     """Long answers, many of them right."""
     return _walks("long", instance, prompts, heldout, LONG_SHARES)
 
 
-def hopeless(prompts: int = 512, heldout: int = 256, instance: int = 0) -> Regime:
+def hopeless(prompts: int = WALKS_TRAIN, heldout: int = WALKS_HELDOUT, instance: int = 0) -> Regime:
     """Long answers, most of them out of reach at the start."""
     return _walks("hopeless", instance, prompts, heldout, HOPELESS_SHARES)
 
@@ -225,8 +225,8 @@ def _task_of_walks(instance: int) -> tuple[int, long_answers.Walks]:
     while True:
         task = long_answers.walks(seed)
         try:
-            task.prompts(PROMPTS_OF_WALKS, 0, CHANCES, LONG_SHARES)
-            task.prompts(PROMPTS_OF_WALKS, 0, CHANCES, HOPELESS_SHARES)
+            task.prompts(WALKS_TRAIN + WALKS_HELDOUT, 0, CHANCES, LONG_SHARES)
+            task.prompts(WALKS_TRAIN + WALKS_HELDOUT, 0, CHANCES, HOPELESS_SHARES)
         except ValueError:
             seed += 1000
         else:
