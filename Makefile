@@ -81,7 +81,7 @@ test-verl-vllm: .venv-verl-vllm/installed ## the same with verl's own vLLM serve
 test-tinker: .venv-tinker/newest ## the cookbook's own loops against SkyRL's Tinker server on the CPU; then its newest version, without a server (an environment of 2.5 GB)
 	$(TEST_ENV) $(TINKER)/python -m pytest -m "" -n 0 --durations=5 tests/tinker $(ARGS)
 	$(TEST_ENV) PYTHONPATH=$(abspath .venv-tinker/newest) $(TINKER)/python -m pytest -m "" -n 0 tests/tinker \
-		--ignore=tests/tinker/test_tinker_end_to_end.py $(ARGS)
+		--ignore=tests/tinker/test_tinker_end_to_end.py $(ARGS) $(if $(ARGS),|| test $$? -eq 5)  # 5: ARGS left no test
 
 test-unsloth: .venv-unsloth/installed ## Unsloth's generated trainer on the CPU: full and LoRA, equal to it, resumed (an environment of 3 GB)
 	$(TEST_ENV) $(UNSLOTH)/python -m pytest -m "" -n 0 --durations=5 tests/unsloth $(ARGS)

@@ -327,6 +327,7 @@ def test_bad_jsonl_is_one_error_with_its_line(
         (["--budget", "11"], "below the 12"),
         (["--budget", "100", "--max", "10"], "above the 60"),
         (["--rule", "uniform", "--budget", "11"], "leave groups of one"),
+        (["--rule", "uniform", "--budget", "18", "--min-group", "4"], "below the smallest group (4): give at least 24"),
     ],
 )
 def test_impossible_demands_say_why(

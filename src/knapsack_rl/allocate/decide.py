@@ -75,6 +75,12 @@ def decide(
     Raises:
         ValueError: limits that make no sense, or a budget that they cannot meet.
     """
+    size = len(evidence.prompt_ids)
+    if rule == "uniform" and 2 * size <= budget < min_group * size:
+        raise ValueError(
+            f"a budget of {budget} rollouts gives {budget // size} to each of {size} prompts, below the smallest group "
+            f"({min_group}): give at least {min_group * size}, or lower the smallest group"
+        )
     made = {"paper": _paper_forecast, "calibrated": _calibrated_forecast}.get(rule, _beta_forecast)
     forecast = made(evidence)
     by_value = paper_rule if rule == "paper" else _expected_or_exact_value
