@@ -135,7 +135,8 @@ class AllocationConfig:
         """The allocator that this describes, which has learned nothing.
 
         Args:
-            steps_per_pass: generation steps of one pass over the data, where that is known.
+            steps_per_pass: generation steps of one pass over the data, as of a run without a pool, where that is known:
+                the laboratory's results are for a half-life that a pool leaves alone.
             kept: successes that replace a rollout of a group that fails as a whole; None if none are kept.
         """
         half_life = self.half_life_in_steps(steps_per_pass)
@@ -163,7 +164,7 @@ class AllocationConfig:
         allocator.max_idle = OVERDUE_HALF_LIVES * half_life if self.min_count == 0 else None
 
     def half_life_in_steps(self, steps_per_pass: float | None = None) -> float:
-        """The half-life, from the length of a pass if it was not set."""
+        """The half-life, from the length of a pass of a run without a pool if it was not set."""
         if self.half_life is not None:
             return float(self.half_life)
         return DEFAULT_HALF_LIFE if steps_per_pass is None else HALF_LIFE_PASSES * max(float(steps_per_pass), 1.0)

@@ -103,6 +103,16 @@ class OpenPlan:
         return take_back
 
 
+def check_samples(samples: Sequence[Mapping[str, Any]]) -> None:
+    """Check completions for the record.
+
+    Raises:
+        ValueError: one without an id or a completion.
+    """
+    if not all({"id", "completion"} <= set(sample) for sample in samples):
+        raise ValueError("a sample has an id and a completion: give both")
+
+
 def routed(
     open_plans: Sequence[OpenPlan], step: int, ids_PG: Sequence[str]
 ) -> tuple[list[tuple[OpenPlan, IntArray, IntArray]], IntArray]:

@@ -113,6 +113,7 @@ class Outcomes:
         rewards_PG: Sequence[float] | FloatArray,
         tokens_PG: Sequence[int] | IntArray | None = None,
         success_threshold: float = 1.0,
+        features: PromptFeatures | None = None,
     ) -> Outcomes:
         """Build outcomes from rollouts in any order; rollouts with the same id form one group.
 
@@ -124,6 +125,7 @@ class Outcomes:
             rewards_PG: rewards, ``[PG]``; NaN or None where there was no answer.
             tokens_PG: completion lengths in tokens, ``[PG]``; None if unknown.
             success_threshold: the least reward that counts as a success.
+            features: the look with which the prompts were planned, a row for each group; None for none.
 
         Raises:
             ValueError: sequences of different lengths, values that are no numbers, or an infinite reward.
@@ -143,6 +145,7 @@ class Outcomes:
             rewards_PG=rewards[order],
             tokens_PG=None if tokens is None else tokens[order],
             success_threshold=success_threshold,
+            features=features,
         )
 
     @cached_property

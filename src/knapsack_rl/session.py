@@ -32,7 +32,7 @@ from knapsack_rl.config import AllocationConfig
 from knapsack_rl.files import BeliefFileError, SavedToFile, State, check_kind, read_state, write_state
 from knapsack_rl.metrics import as_text, step_metrics
 from knapsack_rl.notation import FloatArray, IntArray, PromptFeatures, checked_step, text_ids
-from knapsack_rl.open_plan import OpenPlan, routed
+from knapsack_rl.open_plan import OpenPlan, check_samples, routed
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
 from knapsack_rl.trace import TraceWriter, move_aside
@@ -65,7 +65,8 @@ class Session(SavedToFile):
         Args:
             config: how rollouts are divided.
             allocator: decides and learns in place of the one that the configuration describes.
-            steps_per_pass: generation steps of one pass over the data, where that is known: sets the half-life.
+            steps_per_pass: generation steps of one pass over the data, as of a run without a pool, where that is known:
+                sets the half-life.
             in_order: learn whole plans, in the order of planning. What is learned then does not depend on the order in
                 which rollouts come back; but it waits for the last of them.
 
@@ -88,8 +89,9 @@ class Session(SavedToFile):
         self._beginning = None if self.config.success_threshold is not None else self.allocator.state_dict()
 
     @contextmanager
-    def working(self) -> Iterator[None]:
-        """Count the time inside as ours: an adapter's own work. `plan` and `observe` count themselves."""
+    def working(self, awaited: float = 0.0) -> Iterator[None]:
+        """Count the time inside as ours, and seconds ``awaited`` before; `plan` and `observe` count themselves."""
+        self._working += awaited
         outermost = getattr(self._own_time, "began", None) is None
         if outermost:
             self._own_time.began = time.perf_counter()
@@ -159,6 +161,7 @@ class Session(SavedToFile):
         optimizer_step: int | None = None,
         samples: Sequence[Mapping[str, Any]] = (),
         unplanned: bool = False,
+        features: PromptFeatures | None = None,
     ) -> dict[str, float]:
         """Take in rollouts of a plan: all of them or some, in any order.
 
@@ -171,6 +174,7 @@ class Session(SavedToFile):
             samples: a few completions, ``{"id", "completion", "reward"}``, for the record.
             unplanned: accept rollouts that no open plan waits for (made again, or planned by a process that is gone):
                 they are learned, and part of no metric. Otherwise they are refused.
+            features: of the prompts of unplanned rollouts, a row for each in the order of first appearance.
 
         Returns:
             Metrics of the plan that is now complete (the largest, or the last of these); empty if none is.
@@ -191,19 +195,17 @@ class Session(SavedToFile):
                     f"{extra.size} rollouts in step {step} are not waited for, the first of prompt {ids[extra[0]]!r}: "
                     "no plan of that step has it, or all of its rollouts are back; pass each rollout once"
                 )
-            if not all({"id", "completion"} <= set(sample) for sample in samples):
-                raise ValueError("a sample has an id and a completion: give both")
+            check_samples(samples)
             taken: list[Callable[[], None]] = [partial(setattr, self, "_threshold", copy.copy(self._threshold))]
             try:
                 for opened, rows, places in waited_for:
-                    own = set(opened.plan.prompt_ids)
-                    shown = [sample for sample in samples if str(sample["id"]) in own]
+                    shown = [sample for sample in samples if str(sample["id"]) in opened.plan.prompt_ids]
                     at = opened.plan.step if optimizer_step is None else optimizer_step
                     taken.append(opened.file(places, rewards[rows], tokens[rows], at, shown))
                     if not self.in_order and opened.missing_P.any():
                         self._learn(opened)
                 if extra.size:
-                    self._learn_unplanned(step, [ids[row] for row in extra], rewards[extra], tokens[extra])
+                    self._learn_unplanned(step, [ids[row] for row in extra], rewards[extra], tokens[extra], features)
                 return self._finish()
             except Exception:
                 for take_back in taken:
@@ -346,10 +348,11 @@ class Session(SavedToFile):
                 break
         return metrics
 
-    def _learn_unplanned(self, step: int, ids: Sequence[str], rewards: FloatArray, tokens: IntArray) -> None:
-        """Learn rollouts that no open plan waits for."""
+    def _learn_unplanned(
+        self, step: int, ids: Sequence[str], rewards: FloatArray, tokens: IntArray, features: PromptFeatures | None
+    ) -> None:
         known = tokens if (tokens >= 0).all() else None
-        self.allocator.observe(Outcomes.from_rollouts(step, ids, rewards, known, self.success_threshold))
+        self.allocator.observe(Outcomes.from_rollouts(step, ids, rewards, known, self.success_threshold, features))
 
     def _learn(self, opened: OpenPlan) -> None:
         """Learn what came back of a plan and is not learned."""

@@ -56,6 +56,28 @@ def test_same_plans_as_every_other_adapter(tmp_path: Path, monkeypatch: pytest.M
     np.testing.assert_allclose(final.success_rates_P, expected["beliefs"]["rates"], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("knapsack", "said"),
+    [
+        ({}, "look=texts; slime asks for no look, so there are no log odds"),
+        ({"features": "none"}, "look=none; slime asks for no look, so there are no log odds"),
+        ({"rule": "beta"}, "weighting=prompt"),
+    ],
+)
+def test_what_is_less_than_by_default_is_said(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    knapsack: dict[str, Any],
+    said: str,
+) -> None:
+    World(monkeypatch, arguments(tmp_path, ROWS, 4, knapsack=knapsack), by_hardness)
+    rule = knapsack.get("rule", "calibrated")
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("knapsack-rl:")]
+    assert line.startswith(f"knapsack-rl: rule={rule}, pool=1, because slime leaves no prompt out, weighting=")
+    assert line.endswith(said)
+
+
 @pytest.mark.parametrize("library", ["slime", "miles"])
 def test_a_slot_is_one_rollout_and_has_the_planned_samples(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str

@@ -11,7 +11,7 @@ import pytest
 
 from knapsack_rl.swift.settings import OWN, VARIABLE, allocation_of, check_options, read_settings
 
-ARGS = Namespace(num_generations=8, generation_batch_size=64)
+ARGS = Namespace(num_generations=8, generation_batch_size=64, process_index=0)
 TEMPLATE = Namespace(truncation_strategy="left", sequence_parallel_size=1)
 
 
@@ -60,9 +60,12 @@ def test_a_damaged_file_is_named(tmp_path: Path, settings: Callable[[str], Any])
     ("given", "prompts", "pool"),
     [({}, 1000, 4), ({}, 20, 2), ({}, 3, 1), ({}, None, 1), ({"pool": 2}, 3, 2), ({"rule": "paper"}, 1000, 1)],
 )
-def test_the_default_pool_is_what_the_data_can_fill(given: dict[str, Any], prompts: int | None, pool: int) -> None:
+def test_the_default_pool_is_what_the_data_can_fill(
+    given: dict[str, Any], prompts: int | None, pool: int, caplog: pytest.LogCaptureFixture
+) -> None:
     allocation = allocation_of(ARGS, given, prompts)
     assert allocation.pool == pool
+    assert (f"pool={pool} instead of 4" in caplog.text) == (not given and pool < 4)
     assert allocation.average == 8
 
 

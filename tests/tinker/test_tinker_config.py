@@ -110,7 +110,7 @@ def test_a_pool_and_features_in_one_call(tmp_path: Path) -> None:
     data = built(tmp_path, epochs=4, features="text", pool=2, prompt_text=lambda one: f"p {one.prompt}")
     assert len(data) == 8
     assert data.session.allocator.min_count == 0
-    assert data.session.allocator.beliefs.half_life == 4.0  # passes, each of which is one step
+    assert data.session.allocator.beliefs.half_life == 8.0  # 4 passes of 2 steps, as without a pool
     data.get_batch(0)
     assert data.session.open_plans[0].features.features_P_F.any(axis=1).all()
 

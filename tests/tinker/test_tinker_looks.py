@@ -99,6 +99,48 @@ def test_a_look_that_fails_costs_its_prompt_the_confidence(tmp_path: Path, caplo
     assert "3 of 16 looks failed (RuntimeError: the server is busy)" in warnings[0]
 
 
+def test_the_time_of_looks_counts_as_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = world.dataset(tmp_path, **ASKED)
+    ask = data._looking.next_token.log_probs
+
+    async def slow(*given: Any) -> Any:
+        await asyncio.sleep(0.2)
+        return await ask(*given)
+
+    monkeypatch.setattr(data._looking.next_token, "log_probs", slow)
+    world.sampled(data.get_batch(0), world.looking(0))
+    data.get_batch(1)  # learns
+    assert read_trace(tmp_path / "trace.jsonl").steps[0].seconds["overhead"] >= 0.2
+
+
+def test_a_group_that_is_run_again_is_learned_with_the_look_that_it_was_planned_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for resumed in (False, True):
+        data = world.dataset(tmp_path, **ASKED)
+        if not resumed:
+            groups = data.get_batch(0)
+            world.sampled(groups, world.looking(0))
+            data.get_batch(1)
+        else:
+            world.checkpoint(tmp_path, 1)
+            data.get_batch(1)
+        learned: list[Any] = []
+        beliefs = data.session.allocator.beliefs
+        monkeypatch.setattr(beliefs, "observe", lambda outcomes, to=learned: to.append(outcomes))
+        plan = planned(tmp_path)[0].plan
+        again = next(group for group in groups if group.share is not None)
+        world.sampled([again], world.looking(1))
+        data.tracker.collect()
+        [outcomes] = learned
+        place = plan.prompt_ids.index(outcomes.prompt_ids[0])
+        expected = data.tracker._recent[0].features.take(np.array([place]))
+        assert outcomes.features is not None
+        assert np.isfinite(outcomes.features.confidence_P_C).all()
+        np.testing.assert_array_equal(outcomes.features.features_P_F, expected.features_P_F)
+        np.testing.assert_array_equal(outcomes.features.confidence_P_C, expected.confidence_P_C)
+
+
 def test_a_look_that_never_comes_back_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("knapsack_rl.tinker.looks.PATIENCE", 0.0)
 

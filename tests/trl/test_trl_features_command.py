@@ -118,6 +118,24 @@ def test_what_cannot_be_read_or_written_is_said_in_one_line(
         assert not (tmp_path / "looks.npz").exists()
 
 
+def test_a_file_of_other_prompts_is_said_once(model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    looks = made(model, [written(tmp_path / "1.jsonl", ["a=", "b="])], tmp_path / "looks.npz")
+    looks(["a=", "b=", "c=", "d="])  # half of them: some were added since
+    assert not caplog.text
+    for _ in range(2):
+        found = looks(["c=", "a=", "d=", None])
+        assert np.isnan(found.features_P_F).all(axis=1).tolist() == [True, False, True, True]
+    assert len(caplog.messages) == 1
+    assert "looks.npz has no features of 3 of the 4 prompts of a batch" in caplog.text
+
+
+def test_a_prompt_without_a_text_has_no_features_of_one() -> None:
+    looks = PromptLooks("text")
+    for prompts in (["ab=", None, ""], [None, None], ["", None]):
+        unknown = np.isnan(looks(prompts).features_P_F).any(axis=1)
+        assert unknown.tolist() == [prompt is None for prompt in prompts]
+
+
 def test_another_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"there is no file looks.npz in .*: `knapsack-rl features` writes one"):
         PromptLooks("looks.npz")

@@ -168,7 +168,7 @@ def test_defaults_follow_what_is_said(tmp_path: Path, changes: dict[str, Any], e
     [(16, {}, 4), (12, {}, 3), (7, {}, 1), (16, {"allocator": allocator_of("uniform")}, 1)],
 )
 def test_a_default_pool_fits_the_data_and_asks_nothing_of_other_allocators(
-    tmp_path: Path, prompts: int, arguments: dict[str, Any], pool: int
+    tmp_path: Path, prompts: int, arguments: dict[str, Any], pool: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     unsaid = {"rule": "calibrated", "pool": None, "group_weighting": None}
     data = small.dataset(prompts)
@@ -177,9 +177,15 @@ def test_a_default_pool_fits_the_data_and_asks_nothing_of_other_allocators(
     assert (trainer.args.pool, trainer.args.min_generations) == (pool, 0 if pool > 1 else 2)
     assert [len(step.plan.prompt_ids) for step in steps] == [4 * pool] * 2
     assert [step.plan.counts_P.sum() for step in steps] == [16, 16]
+    said = f"pool={pool} instead of 4: the training dataset has {prompts} prompts"
+    assert caplog.text.count(said) == (pool < 4 and not arguments)
+    if not arguments:
+        half_life = trainer.session.allocator.beliefs.half_life
+        assert half_life == 4 * max(prompts // 4, 1)  # passes of a run without a pool, whatever the pool
 
 
-def test_a_stream_gets_no_pool_unless_one_is_asked_for(tmp_path: Path) -> None:
+def test_a_stream_gets_no_pool_unless_one_is_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     unsaid = {"rule": "calibrated", "pool": None}
     trainer = small.knapsack(tmp_path, data=small.dataset().to_iterable_dataset(), train=False, **unsaid)
+    assert "pool=1 instead of 4: the training dataset is a stream" in caplog.text
     assert (trainer.args.pool, trainer.args.min_generations) == (1, 2)

@@ -129,7 +129,7 @@ def test_trains_and_resumes_after_a_kill_as_if_it_had_never_stopped(folder: Path
     assert all(len(step.plan.prompt_ids) == 2 * PROMPTS_A_STEP for step in trace.steps)
     assert any(not step.plan.counts_P.all() for step in trace.steps), "every candidate was chosen"
     allocation = AllocationConfig(average=AVERAGE, pool=2, max_count=12)
-    assert_replays(trace, allocation.make_allocator(STEPS_A_PASS / 2), TextFeatures())
+    assert_replays(trace, allocation.make_allocator(STEPS_A_PASS), TextFeatures())
     assert_looks_are_fresh(folder, trace, least=3)
 
     updates = trained_on(folder)[-(steps - 3) :]

@@ -94,6 +94,8 @@ class SaidBefore:
 def test_the_half_life_is_counted_in_passes_over_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(tmp_path, monkeypatch)
     assert world.run.session.allocator.beliefs.half_life == 8.0  # type: ignore[attr-defined]  # 4 passes of 2 steps
+    world = World(tmp_path, monkeypatch, "+knapsack.pool=2")
+    assert world.run.session.allocator.beliefs.half_life == 8.0  # type: ignore[attr-defined]  # whatever the pool
     world = World(tmp_path, monkeypatch, "+knapsack.min_n=0")
     assert world.run.session.allocator.max_idle == 16.0  # type: ignore[attr-defined]  # which bounds the wait
 

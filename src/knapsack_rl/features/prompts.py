@@ -77,6 +77,7 @@ class PromptLooks:
             ValueError: no such file; BeliefFileError, one that is damaged or of another kind.
         """
         self._looks, self._text = Looks(), TextFeatures() if features == TEXT else None
+        self._file: str | None = None  # until prompts that it lacks were said
         self.described = "texts" if features == TEXT else ""
         if features is not None and features != TEXT:
             path = Path(features).expanduser()
@@ -86,13 +87,14 @@ class PromptLooks:
                     "or none"
                 )
             self._looks.load(path)
+            self._file = features
             self.described = f"{features} ({len(self._looks):,} prompts by {self._looks.source})"
 
     def __call__(self, prompts: Sequence[Any], log_prob_P: ArrayLike | None = None) -> PromptFeatures:
         """Look at prompts.
 
         Args:
-            prompts: texts or chat messages, ``[P]``.
+            prompts: texts or chat messages, ``[P]``; None where they are not known, which have no features then.
             log_prob_P: log-probability of the most probable next token, ``[P]``; NaN where it is not known, None if it
                 is known nowhere.
         """
@@ -102,4 +104,20 @@ class PromptLooks:
             return self._text([prompts[i] for i in rows.tolist()]).features_P_F
 
         odds_P = None if log_prob_P is None else log_odds(log_prob_P)
-        return self._looks([prompt_key(prompt) for prompt in prompts], odds_P, describe if self._text else None)
+        keys = [prompt_key(prompt) for prompt in prompts]
+        if self._file is not None:
+            self._say_what_the_file_lacks(keys)
+        found = self._looks(keys, odds_P, describe if self._text else None)
+        found.features_P_F[[prompt is None for prompt in prompts]] = np.nan
+        return found
+
+    def _say_what_the_file_lacks(self, keys: Sequence[str]) -> None:
+        """Warn once, if the file knows less than half of the prompts of a batch."""
+        lacking = len(self._looks.unknown(keys))
+        if 2 * lacking > len(set(keys)):
+            logger.warning(
+                "%s has no features of %d of the %d prompts of a batch: they are planned without. Make it again with "
+                "`knapsack-rl features`, of the data that are trained on, with prompts as the policy sees them",
+                self._file, lacking, len(set(keys)),
+            )  # fmt: skip
+            self._file = None

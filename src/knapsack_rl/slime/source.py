@@ -55,6 +55,16 @@ class PlansGroups(_Base):  # type: ignore[misc]
         self.session = Session(allocation, steps_per_pass=len(self.dataset) / args.rollout_batch_size)
         self._looks = PromptLooks(self.own["features"]) if allocation.rule == "calibrated" else None
         PlansGroups.current = self
+        print(f"knapsack-rl: {self._described()}", flush=True)
+
+    def _described(self) -> str:
+        """The settings that decide most, and why some are less than by default."""
+        config, said = self.session.config, ""
+        if self._looks is not None:
+            said = f", look={self._looks.described or 'none'}; slime asks for no look, so there are no log odds"
+            if not self._looks.described and (getattr(self.args, "knapsack", None) or {}).get("features") is None:
+                said += "; texts need scikit-learn: pip install 'knapsack-rl[text]'"
+        return f"rule={config.rule}, pool=1, because slime leaves no prompt out, weighting={config.weighting}{said}"
 
     def get_samples(self, num_samples: int) -> list[list[Any]]:
         """The next prompts, each as one sample that says how many rollouts it gets."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from knapsack_rl.config import CONSTANT_SIZE_FIELDS, AllocationConfig, from_dialect, own_settings
-from knapsack_rl.trl.checks import check_pool
+from knapsack_rl.trl.checks import check_pool, warn_of_smaller_pool
 
 VARIABLE = "KNAPSACK_RL"
 ALIASES = {"average": "--num_generations"}
@@ -70,9 +70,13 @@ def allocation_of(args: Any, given: Mapping[str, Any], rows: int | None) -> Allo
     Raises:
         ValueError: a bad value, by name, with what to set instead.
     """
-    most = 1 if rows is None else rows * args.num_generations // args.generation_batch_size
-    allocation = from_dialect(ALIASES, {**given, ALIASES["average"]: args.num_generations}, most_pool=most)
+    per_batch = args.generation_batch_size // args.num_generations
+    settings = {**given, ALIASES["average"]: args.num_generations}
+    wanted = from_dialect(ALIASES, settings)
+    allocation = from_dialect(ALIASES, settings, most_pool=1 if rows is None else rows // per_batch)
     check_pool(allocation.pool, args.num_generations)
+    if args.process_index == 0:
+        warn_of_smaller_pool(wanted, allocation, rows, per_batch)
     return allocation
 
 

@@ -198,7 +198,7 @@ class AllocatedDataset(RLDataset):  # type: ignore[misc]  # Any, in an environme
         self.inner, self.options = inner, options
         config = options.allocation(inner)
         assert config.pool is not None
-        self.pool, steps_per_pass = config.pool, len(inner) / config.pool
+        self.pool, steps_per_pass = config.pool, len(inner)
         kept = KeptSuccesses(max_age=options.kept_max_age) if options.keep_successes else None
         make = options.make_allocator or partial(config.make_allocator, steps_per_pass, kept)
         self.session = Session(config, allocator=make(), steps_per_pass=steps_per_pass, in_order=True)
@@ -257,7 +257,7 @@ class AllocatedDataset(RLDataset):  # type: ignore[misc]  # Any, in an environme
         self, batch: Batch, log_prob_P: FloatArray | None = None, metrics: Mapping[str, float] = MappingProxyType({})
     ) -> None:
         """Plan a batch, and deal the plan to its groups."""
-        with self.session.working():
+        with self.session.working(metrics.get("look_seconds", 0.0)):
             self.tracker.collect()
             sizes = list(map(group_size, batch.builders))
             if self.session.config.rule == "uniform" and self.options.make_allocator is None:

@@ -25,6 +25,9 @@ from knapsack_rl.tinker.outcome_log import Group, OutcomeLog, Planned
 # Looks at prompts, given their texts, and the log-probability of the most probable next token after each.
 Look: TypeAlias = Callable[[Sequence[str | None], FloatArray | None], PromptFeatures]
 
+# Plans whose features are kept for groups that are run again; the cookbook's limits of staleness are a few steps.
+RECENT = 64
+
 
 class OutcomeTracker:
     """Plans and learns with a session by way of the log, and restores the session at the start of any batch."""
@@ -49,6 +52,7 @@ class OutcomeTracker:
         self._read = 0  # bytes of the log that were learned from
         self._finished: set[tuple[int, int]] = set()  # step and place of groups that finished
         self._repeated: list[Group] = []  # second runs of groups, of batches that are not learned yet
+        self._recent: dict[int, Plan] = {}  # by step, for the features of second runs
         self._lock = threading.RLock()
 
     @property
@@ -73,6 +77,7 @@ class OutcomeTracker:
         """
         features = self._features(prompt_ids, texts, log_prob_P)
         plan = self.session.plan(prompt_ids, budget, features=features, texts=texts)
+        self._remember(plan)
         entry = Planned(plan.step, plan, self.session.config.rule, texts, self.session.id_version, log_prob_P)
         self.log.write(entry)
         return plan
@@ -125,7 +130,7 @@ class OutcomeTracker:
 
     def _forget(self) -> None:
         self.session.load_state_dict(self._beginning)
-        for each in (self._finished, self._repeated, self._observations, self._ages):
+        for each in (self._finished, self._repeated, self._recent, self._observations, self._ages):
             each.clear()
         if self.kept is not None:
             self.kept.load_state_dict(KeptSuccesses().state_dict())
@@ -138,7 +143,15 @@ class OutcomeTracker:
         check_kind(entry._asdict(), rule=self.session.config.rule)
         self.session.id_version = entry.id_version
         features = self._features(entry.plan.prompt_ids, entry.texts, entry.log_prob_P)
-        self.session.reopen(replace(entry.plan, features=features), entry.texts)
+        plan = replace(entry.plan, features=features)
+        self._remember(plan)
+        self.session.reopen(plan, entry.texts)
+
+    def _remember(self, plan: Plan) -> None:
+        """Keep the latest plans: a group that is run again is learned with the features that it was planned with."""
+        self._recent[plan.step] = plan
+        if len(self._recent) > RECENT:
+            del self._recent[next(iter(self._recent))]
 
     def _features(
         self, prompt_ids: Sequence[str], texts: Mapping[str, str], log_prob_P: FloatArray | None
@@ -183,5 +196,7 @@ class OutcomeTracker:
         ready = [group for group in self._repeated if group.step < self.learned]
         self._repeated = [group for group in self._repeated if group.step >= self.learned]
         for group in ready:
-            ids = [group.prompt_id] * len(group.rewards)
-            self.session.observe(group.step, ids, group.rewards, group.tokens, unplanned=True)
+            ids, plan = [group.prompt_id] * len(group.rewards), self._recent.get(group.step)
+            planned_with = None if plan is None else plan.features
+            features = None if planned_with is None else planned_with.take(np.array([group.place]))
+            self.session.observe(group.step, ids, group.rewards, group.tokens, unplanned=True, features=features)

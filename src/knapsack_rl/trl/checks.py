@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from knapsack_rl.allocator import KnapsackAllocator
 from knapsack_rl.beliefs.ids import ID_COLUMN
-from knapsack_rl.config import STEP_COST
+from knapsack_rl.config import STEP_COST, AllocationConfig
 from knapsack_rl.notation import BoolArray, IntArray
 from knapsack_rl.plan import Plan
 
@@ -82,6 +82,38 @@ def warn_of_few_prompts(config: Any, prompts: int) -> None:
             config.num_generations,
             FEW,
             FEW * config.num_generations,
+        )
+
+
+def warn_of_smaller_pool(
+    default: AllocationConfig, used: AllocationConfig, prompts: int | None, per_batch: int
+) -> None:
+    """Say that the default pool does not fit the data.
+
+    Args:
+        default: the settings without regard to the data.
+        used: those of the run.
+        prompts: of the data set; None for a stream.
+        per_batch: prompts of a generation batch without a pool.
+    """
+    wanted, fitting = default.pool, used.pool
+    assert wanted is not None and fitting is not None
+    if fitting < wanted and prompts is None:
+        logger.warning(
+            "pool=%d instead of %d: the training dataset is a stream, which never offers a prompt again that a pool "
+            "leaves out; load the whole dataset to have one",
+            fitting,
+            wanted,
+        )
+    elif fitting < wanted:
+        logger.warning(
+            "pool=%d instead of %d: the training dataset has %d prompts, and a pool of %d asks for %d in each "
+            "generation batch; add data, or lower generation_batch_size",
+            fitting,
+            wanted,
+            prompts,
+            wanted,
+            wanted * per_batch,
         )
 
 

@@ -33,6 +33,7 @@ from knapsack_rl.trl.checks import (
     check_size,
     columns_of,
     warn_of_few_prompts,
+    warn_of_smaller_pool,
 )
 from knapsack_rl.trl.config import KnapsackGRPOConfig
 from knapsack_rl.trl.kept import check_keep_successes, successes, use_kept
@@ -86,13 +87,15 @@ class KnapsackMixin(PlansBatches, _Base):  # type: ignore[misc]  # TRL ships no 
             raise ValueError(f"args is a {type(self.args).__name__}: pass a KnapsackGRPOConfig, it has all its fields")
         prompts = self.args.generation_batch_size // self.num_generations
         # A stream never offers a prompt again that a pool left out, and a custom allocator may be unable to choose.
-        known = hasattr(self.train_dataset, "__len__") and allocator is None
-        self.args.fit_pool(len(self.train_dataset) // prompts if known else 1)
+        rows = len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else None
+        wanted = self.args.allocation
+        self.args.fit_pool(1 if rows is None or allocator is not None else rows // prompts)
         self._check_dataset(prompts)
         if self.accelerator.is_main_process and allocator is None:
             warn_of_few_prompts(self.args, prompts)
+            warn_of_smaller_pool(wanted, self.args.allocation, rows, prompts)
         self._row_ids = RowIds(self.train_dataset, whole=not self.args.remove_unused_columns)
-        steps = len(self.train_dataset) // prompts if hasattr(self.train_dataset, "__len__") else None
+        steps = None if rows is None else rows // prompts
         self._uses_hidden_states = allocator is None and self._can_read_hidden_states()
         self.looks = Looks(getattr(self.model.config, "_name_or_path", ""))
         self.session = Session(self.args.allocation, allocator=allocator, steps_per_pass=steps)

@@ -141,7 +141,7 @@ class SharedRun:
         assert isinstance(allocator, KnapsackAllocator) and allocation.pool is not None
         assert allocation.min_count is not None
         self.session.config, allocator.min_count = allocation, allocation.min_count
-        half_life = allocation.half_life_in_steps(batches / allocation.pool)
+        half_life = allocation.half_life_in_steps(batches)
         allocation.set_half_life(allocator, half_life)
         if self.settings.trace_file is not None:
             traced = {name: select(self.config, name) for name in _TRACED}
