@@ -3,6 +3,7 @@
     python -m benchmarks.campaign tune        # every rule over learning rates and sizes of steps, on tuning seeds
     python -m benchmarks.campaign finals      # the two best settings of a rule again, on other seeds or base models
     python -m benchmarks.campaign evidence    # each rule at its best and at the common setting, on other base models
+    python -m benchmarks.campaign passes      # pass@1 and pass@8 of the tuned rules at the budget, on long answers
     python -m benchmarks.campaign smollm2     # three rules at two learning rates on a pretrained model
     python -m benchmarks.campaign table       # the tables of these campaigns, in docs/lab.md and docs/paper.md
 
@@ -49,6 +50,8 @@ FINALS: Final[Mapping[str, tuple[tuple[str, int], ...]]] = {
 INSTANCES: Final = (1, 2, 3)
 SEEDS: Final = (10, 11, 12, 13)
 LONGER: Final = 1.5
+# Regimes with many right answers to a prompt.
+VARIED: Final = ("long", "hopeless")
 _METRICS: Final = (
     "held_out_p", "hard_half_p", "coverage", "mixed_rollouts", "mixed_groups", "mixed_prompts", "overhead", "prefill",
 )  # fmt: skip
@@ -125,6 +128,18 @@ def finals(tuned: Iterable[Line], rules: Sequence[str] = RULES, regimes: Sequenc
     return found
 
 
+def passes(tuned: Iterable[Line], rules: Sequence[str] = RULES, regimes: Sequence[str] = REGIMES) -> list[Job]:
+    """The tuned rules on the regimes whose answers vary, one run of the budget on each base model."""
+    lines = list(tuned)
+    return [
+        Job(best(lines, rule, regime), f"{regime}/{instance}", SEEDS[0])
+        for regime in regimes
+        if regime in VARIED
+        for instance in INSTANCES
+        for rule in rules
+    ]
+
+
 def _finals_of(regime: str) -> tuple[tuple[str, int], ...]:
     """Instance and seed of a regime's finals."""
     return FINALS.get(regime, ((regime, 1),))
@@ -195,6 +210,7 @@ def run_job(job: Job) -> Line:
     import torch
     import transformers
 
+    from benchmarks.pass_at import DRAWN, SAMPLES, pass_at, sampled
     from knapsack_arena.compare.trials import fingerprint, trial_rows
     from knapsack_arena.lab.trials import lab_trial
 
@@ -202,7 +218,18 @@ def run_job(job: Job) -> Line:
     torch.set_num_threads(1)
     began, trial = time.perf_counter(), lab_trial(job.rule, job.regime, job.seed)
     steps = round(trial.settings.steps * job.longer)
-    trial = dataclasses.replace(trial, settings=dataclasses.replace(trial.settings, steps=steps))
+    setups: list[Any] = []
+
+    def set_up(trial: Any) -> Any:
+        setups.append(testbed.set_up(trial))
+        return setups[-1]
+
+    testbed = trial.testbed
+    trial = dataclasses.replace(
+        trial,
+        settings=dataclasses.replace(trial.settings, steps=steps),
+        testbed=dataclasses.replace(testbed, set_up=set_up),
+    )
     line: Line = {"rule": job.rule, "regime": job.regime, "seed": job.seed, "longer": job.longer}
     for name in ("spent", "updates", "tokens", *_METRICS):
         line[name] = []
@@ -216,6 +243,10 @@ def run_job(job: Job) -> Line:
             line["tokens"].append(tokens)
         if metric in line:
             line[metric].append(round(value, 5))
+    environment = setups[-1].environment.environment
+    if environment.policy.verify is not None:  # answers vary
+        hits_P = sampled(environment)[1].reshape(-1, SAMPLES).sum(axis=1)
+        line |= {f"pass_{drawn}": round(pass_at(hits_P, SAMPLES, drawn), 5) for drawn in (1, DRAWN)}
     return line | {
         "seconds": round(time.perf_counter() - began, 1),
         "code": fingerprint(*trial.testbed.code)[:12],
@@ -297,7 +328,8 @@ def write_table(lines: Sequence[Line], page: Path) -> int:
 
     text = splice(page.read_text(encoding="utf-8"), tuning_tables(lines), *MARKS)
     found = read(RESULTS / "evidence.jsonl")
-    text = splice(text, evidence_tables.evidence_tables(found, tuned_settings(found, lines)), *evidence_tables.MARKS)
+    tables = evidence_tables.evidence_tables(found, tuned_settings(found, lines), read(RESULTS / "passes.jsonl"))
+    text = splice(text, tables, *evidence_tables.MARKS)
     found, claims = read(smollm2.LINES), page.with_name("paper.md")
     studied = smollm2.section(found, smollm2.start_file(smollm2.LINES))
     page.write_text(splice(text, studied, *smollm2.MARKS), encoding="utf-8")
@@ -320,7 +352,7 @@ def main() -> int:
     from benchmarks import smollm2
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.campaign", description=__doc__)
-    parser.add_argument("campaign", choices=("tune", "finals", "evidence", "smollm2", "table"))
+    parser.add_argument("campaign", choices=("tune", "finals", "evidence", "passes", "smollm2", "table"))
     parser.add_argument("--rules", help="names with options, separated by commas")
     parser.add_argument("--regimes", default=",".join(REGIMES))
     parser.add_argument("--seeds", help="numbers, separated by commas; by default those of the campaign")
@@ -341,6 +373,8 @@ def main() -> int:
         path, jobs = tuned, tuning(rules, regimes, seeds or TUNING_SEEDS)
     elif options.campaign == "finals":
         path, jobs = tuned, finals(read(tuned), rules, regimes)
+    elif options.campaign == "passes":
+        path, jobs = RESULTS / "passes.jsonl", passes(read(tuned), rules, regimes)
     elif options.campaign == "smollm2":
         path, jobs = smollm2.LINES, smollm2.jobs(rules, seeds or smollm2.SEEDS)
     else:

@@ -9,11 +9,21 @@ from typing import Final
 import numpy as np
 
 from benchmarks.campaign import Line
-from knapsack_arena.statistics import holm
+from knapsack_arena.compare.results import isotonic
+from knapsack_arena.statistics import (
+    holm,
+    interquartile_mean,
+    normalised,
+    probability_of_improvement,
+    stratified_bootstrap,
+)
 from knapsack_rl.notation import FloatArray
 
 MARKS: Final = ("<!-- evidence -->", "<!-- /evidence -->")
 REPLICATIONS: Final = 20_000
+DRAWS: Final = 2_000
+# Values of a fitted curve that are equal but for rounding.
+ROUNDING: Final = 1e-9
 # Runs below which a claim is not tested.
 FEWEST: Final = 4
 DEFAULT: Final = "calibrated-pool@prompt"
@@ -23,9 +33,15 @@ CLAIMS: Final = ((DEFAULT, "uniform"), (PRICED, "uniform"), (PRICED, DEFAULT), (
 
 # Comparisons of settings that were not registered, where both were run.
 COMPARED: Final = (
+    (f"{DEFAULT}@kept@step=1/4", f"{DEFAULT}@step=1/4"),
+    (f"{PRICED}@step=1/4", f"{DEFAULT}@kept@step=1/4"),
+    (f"{PRICED}@ratio@step=1/4", f"{PRICED}@step=1/4"),
+    ("benchmarks/controls.py:Shuffled@prompt@step=1/4", "uniform@step=1/4"),
+    ("beta-pool@prompt@step=1/4", f"{DEFAULT}@step=1/4"),
     (f"{DEFAULT}@look=texts@step=1/4", f"{DEFAULT}@step=1/4"),
     (f"{DEFAULT}@look=base@step=1/4", f"{DEFAULT}@step=1/4"),
     (f"{DEFAULT}@group=4@step=1/4", f"{DEFAULT}@step=1/4"),
+    (f"{DEFAULT}@group=6@step=1/4", f"{DEFAULT}@step=1/4"),
     (f"{DEFAULT}@group=8@step=1/4", f"{DEFAULT}@step=1/4"),
     (f"{DEFAULT}@group=8@step=1/4", "uniform@step=1/4"),
     (f"{PRICED}@group=8@step=1/4", f"{PRICED}@step=1/4"),
@@ -78,16 +94,32 @@ def measure(line: Line) -> Measure:
     return Measure(area, *at_end)
 
 
-def budget_to(line: Line, target: float) -> float | None:
-    """Share of the regime's budget at which the held-out rate first reaches a target; None if it never does."""
-    x, y = np.asarray(line["spent"]), np.asarray(line["held_out_p"])
-    reached = np.flatnonzero(y >= target)
+def monotone(line: Line) -> FloatArray:
+    """The held-out rate along a run, made non-decreasing, because a noisy curve touches a line early; ``[points]``."""
+    return isotonic(np.asarray(line["held_out_p"], dtype=np.float64))
+
+
+def target_of(reference: Line) -> float:
+    """The held-out rate of the reference's monotone curve at the regime's budget."""
+    return float(np.interp(1.0, reference["spent"], monotone(reference)))
+
+
+def cost_to(line: Line, target: float, of: str = "spent") -> float | None:
+    """What a run has spent when its monotone curve reaches a target; None if it never does.
+
+    Args:
+        line: a run.
+        target: held-out rate.
+        of: ``spent`` (rollouts, as a share of the regime's budget), ``tokens`` or ``updates``.
+    """
+    x, y = np.asarray(line[of], dtype=np.float64), monotone(line)
+    reached = np.flatnonzero(y >= target - ROUNDING)
     if not reached.size:
         return None
     i = int(reached[0])
     if i == 0:
         return float(x[0])
-    share = (target - y[i - 1]) / (y[i] - y[i - 1])
+    share = min((target - y[i - 1]) / (y[i] - y[i - 1]), 1.0)
     return float(x[i - 1] + share * (x[i] - x[i - 1]))
 
 
@@ -123,12 +155,13 @@ def sign_test(difference_by_run: Mapping[Run, float]) -> float:
     return float((means >= np.abs(values.sum()) - 1e-9).mean())
 
 
-def evidence_tables(lines: Sequence[Line], tuned: Mapping[tuple[str, str], str]) -> str:
+def evidence_tables(lines: Sequence[Line], tuned: Mapping[tuple[str, str], str], passes: Sequence[Line] = ()) -> str:
     """One Markdown table for each regime, and one of the claims.
 
     Args:
         lines: of the evidence campaign.
         tuned: the tuned setting's name, by regime and rule.
+        passes: of the campaign for pass@1 and pass@8.
     """
     parts: list[str] = []
     for regime in dict.fromkeys(line["regime"].partition("/")[0] for line in lines):
@@ -148,6 +181,9 @@ def evidence_tables(lines: Sequence[Line], tuned: Mapping[tuple[str, str], str])
             _HEADER,
             *_rows(by_name, names | others, reference),
             "",
+            *_costs(by_name, names),
+            "",
+            *_passes(passes, regime, names),
             *_claims(by_name, names),
             "",
             *_compared(by_name),
@@ -179,18 +215,102 @@ def _rows(
             measured = {run: measure(line) for run, line in found.items()}
             ahead = {run: each.area - zero[run].area for run, each in measured.items()}
             share = _share(ahead, oracle)
-            needed = [budget_to(line, zero[run].end / 100) for run, line in found.items()]
-            least = float(np.median([2.0 if each is None else each for each in needed]))
-            never = sum(each is None for each in needed)
+            budget = _median([cost_to(line, target_of(reference[run])) for run, line in found.items()])
             ends = [
                 f"{np.mean([getattr(each, what) - getattr(zero[run], what) for run, each in measured.items()]):+.1f}"
                 for what in ("end", "hard", "solved")
             ]
             base, options = _split(name)
             setting = options.replace("@", " ").strip() or "common"
-            budget = f"{least:.2f}" + (f" ({never} never)" if never else "") if least < 2 else "never"
             cells = (f"`{base}`", setting, str(len(found)), _interval(ahead), share, budget, *ends)
             yield f"| {' | '.join(cells)} |"
+
+
+def _median(costs: Sequence[float | None]) -> str:
+    """Median over runs, and how many never reach the target."""
+    found = float(np.median([np.inf if each is None else each for each in costs]))
+    never = sum(each is None for each in costs)
+    if np.isinf(found):
+        return "never"
+    return f"{found:.2f}" + (f" ({never} never)" if never else "")
+
+
+_COSTS: Final = (
+    "| rule, tuned | P(ahead of uniform) | IQM, uniform 0 and oracle 1 | rollouts | tokens | updates |\n"
+    "| --- | ---: | ---: | ---: | ---: | ---: |"
+)
+
+
+def _costs(by_name: Mapping[str, Mapping[Run, Line]], names: Mapping[str, str]) -> Iterator[str]:
+    """How often a rule is ahead, and what it spends to uniform's end as shares of uniform's own run.
+
+    For rules and references with as many runs of each base model.
+    """
+    reference = by_name[names["uniform"]]
+    zero_S_R = _areas(reference)
+    oracles = [lines for name, lines in by_name.items() if name.startswith(f"{ORACLE}@") or name == ORACLE]
+    one_S_R = _areas(oracles[0]) if oracles else None
+    yield _COSTS
+    for rule, name in names.items():
+        found = by_name.get(name, {})
+        area_S_R = _areas(found)
+        if zero_S_R is None or area_S_R is None or set(found) - set(reference):
+            continue
+        chance = f"{probability_of_improvement(area_S_R, zero_S_R):.2f}" if rule != "uniform" else ""
+        middle = ""
+        if one_S_R is not None and one_S_R.shape[1] == zero_S_R.shape[1] and rule != "uniform":
+            middle = _middle(area_S_R, zero_S_R, one_S_R)
+        costs = []
+        for of in ("spent", "tokens", "updates"):
+            shares = []
+            for run, line in found.items():
+                own = float(np.interp(1.0, reference[run]["spent"], reference[run][of]))
+                cost = cost_to(line, target_of(reference[run]), of)
+                shares.append(None if cost is None else cost / own)
+            costs.append(_median(shares))
+        yield f"| `{rule}` | {chance} | {middle} | {' | '.join(costs)} |"
+
+
+def _passes(lines: Sequence[Line], regime: str, names: Mapping[str, str]) -> Iterator[str]:
+    """pass@1 and pass@8 at the regime's budget, means over runs, and differences from tuned uniform's."""
+    by_name: dict[str, dict[Run, Line]] = {}
+    for line in lines:
+        family, _, instance = line["regime"].partition("/")
+        if family == regime:
+            by_name.setdefault(line["rule"], {})[instance, line["seed"]] = line
+    reference = by_name.get(names["uniform"])
+    if not reference:
+        return
+    yield "| rule, tuned | runs | pass@1 | pass@8 | ahead of tuned uniform, pass@1 | pass@8 |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
+    for rule, name in names.items():
+        found = {run: line for run, line in by_name.get(name, {}).items() if run in reference}
+        if not found:
+            continue
+        means = [f"{100 * np.mean([line[what] for line in found.values()]):.1f}" for what in ("pass_1", "pass_8")]
+        ahead = [
+            _interval({run: 100 * (line[what] - reference[run][what]) for run, line in found.items()})
+            for what in ("pass_1", "pass_8")
+        ]
+        yield f"| `{rule}` | {len(found)} | {' | '.join(means + ahead)} |"
+    yield ""
+
+
+def _areas(found: Mapping[Run, Line]) -> FloatArray | None:
+    """Areas, seeds by base models, ``[S, R]``; None where base models have different numbers of runs."""
+    by_base: dict[str, list[float]] = {}
+    for (base, _), line in sorted(found.items()):
+        by_base.setdefault(base, []).append(measure(line).area)
+    if len(set(map(len, by_base.values()))) != 1:
+        return None
+    return np.array(list(by_base.values())).T
+
+
+def _middle(area_S_R: FloatArray, zero_S_R: FloatArray, one_S_R: FloatArray) -> str:
+    """Interquartile mean with its interval, runs drawn within base models."""
+    scores_S_R = normalised(area_S_R, zero_S_R, one_S_R)
+    low, high = stratified_bootstrap(interquartile_mean, scores_S_R, replications=DRAWS)
+    return f"{interquartile_mean(scores_S_R):.2f} ({low:.2f} to {high:.2f})"
 
 
 def _split(name: str) -> tuple[str, str]:

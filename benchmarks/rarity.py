@@ -14,9 +14,9 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.measure import machine
+from benchmarks.pass_at import DRAWN, SAMPLES, pass_at, sampled
 from knapsack_arena.lab.environment import LanguageModelEnvironment
 from knapsack_arena.lab.long_answers import TOKENS_PER_STEP
 from knapsack_arena.lab.policy import Tokens
@@ -26,7 +26,6 @@ from knapsack_arena.strategies import Batch, StepSpec, run_step
 from knapsack_rl.notation import FloatArray
 from knapsack_rl.shaping.rarity import Rarity
 
-SAMPLES, DRAWN = 16, 8
 # A quarter of the regime's groups, which was best for all rules.
 GROUPS, AVERAGE = 8, 8
 
@@ -51,16 +50,11 @@ class RarityEnvironment(LanguageModelEnvironment):
 
 def measured(environment: RarityEnvironment) -> tuple[float, float, float]:
     """pass@1, pass@8 and distinct clusters of right answers, on held-out prompts, by `SAMPLES` answers to each."""
-    generator = torch.Generator().manual_seed(0)
-    which = list(environment._heldout)
-    answers = environment.policy.sample(which, [SAMPLES] * len(which), generator)
-    right = np.array([environment.policy.right(which[i // SAMPLES], each) for i, each in enumerate(answers)])
+    answers, right = sampled(environment)
     labels = environment.cluster(None, answers)
     hits_P = right.reshape(-1, SAMPLES).sum(axis=1)
-    misses_P = np.array([[SAMPLES - hits - i for i in range(DRAWN)] for hits in hits_P])
-    none_P = (np.maximum(misses_P, 0) / (SAMPLES - np.arange(DRAWN))).prod(axis=1)
     distinct = [len({labels[i] for i in range(at, at + SAMPLES) if right[i]}) for at in range(0, len(answers), SAMPLES)]
-    return float(right.mean()), float(1 - none_P.mean()), float(np.mean(distinct))
+    return float(right.mean()), pass_at(hits_P, SAMPLES, DRAWN), float(np.mean(distinct))
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.arena_tables import ahead, table
 from benchmarks.campaign import RESULTS, TUNING_SEEDS, Job, Line, best_or_named, with_setting
-from benchmarks.evidence_tables import budget_to, measure
+from benchmarks.evidence_tables import cost_to, measure, target_of
 from knapsack_arena.compare.ranking import estimate
 
 MARKS: Final = ("<!-- smollm2 -->", "<!-- /smollm2 -->")
@@ -84,7 +84,7 @@ def claims(lines: Sequence[Line]) -> str:
         level = np.mean([measure(line).end for line in runs.values()])
         gain = _points([measure(runs[seed]).end - measure(zero[seed]).end for seed in both])
         ends[rule] = f"{level:.1f}" if rule == RULES[0] else f"{level:.1f} ({gain})"
-        needed = [budget_to(runs[seed], measure(zero[seed]).end / 100) for seed in both]
+        needed = [cost_to(runs[seed], target_of(zero[seed])) for seed in both]
         budgets[rule] = ", ".join("never" if each is None else f"{each:.2f}" for each in needed)
     body = [
         ["rollouts in groups with a gradient", *cells(shares("mixed_rollouts"))],
@@ -108,7 +108,7 @@ def _rows(lines: Sequence[Line]) -> Iterator[list[str]]:
             measured = {seed: measure(line) for seed, line in runs.items()}
             level = {seed: measure(zero[seed]) for seed in both}
             compared = bool(both) and name != _best(lines, RULES[0])
-            needed = [budget_to(runs[seed], level[seed].end / 100) for seed in both]
+            needed = [cost_to(runs[seed], target_of(zero[seed])) for seed in both]
             found = list(runs.values())
             yield [
                 f"`{rule}`", f"{rate:g}" + (" (best)" if name == _best(lines, rule) else ""), str(len(runs)),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from benchmarks import evidence_tables
 from benchmarks.campaign import RESULTS, Line, read, tuned_settings
-from benchmarks.evidence_tables import bootstrap, budget_to, is_stuck, measure, sign_test
+from benchmarks.evidence_tables import bootstrap, cost_to, is_stuck, measure, monotone, sign_test, target_of
 from benchmarks.evidence_tables import evidence_tables as tables
+from benchmarks.pass_at import pass_at
 from scipy import stats
 
 
@@ -17,6 +20,7 @@ def _line(rule: str, level: float, regime: str = "keys/1", seed: int = 10) -> Li
     return {
         "rule": rule, "regime": regime, "seed": seed, "longer": 1.5, "spent": [0.0, 0.5, 1.0, 1.5],
         "held_out_p": rates, "hard_half_p": rates, "coverage": rates,
+        "updates": [0, 10, 20, 30], "tokens": [0, 100, 400, 900],
     }  # fmt: skip
 
 
@@ -26,12 +30,39 @@ def test_a_run_is_measured_up_to_the_regimes_budget() -> None:
     assert (found.end, found.hard, found.solved) == pytest.approx((60, 60, 60))
 
 
-def test_the_budget_to_a_target_is_where_the_rate_first_reaches_it() -> None:
+def test_the_cost_of_a_target_is_where_the_rate_reaches_it() -> None:
     line = _line("uniform", 0.6)
-    assert budget_to(line, 0.3) == pytest.approx(0.5)
-    assert budget_to(line, 0.75) == pytest.approx(1.25)
-    assert budget_to(line, 0.95) is None
-    assert budget_to(line, 0.0) == 0
+    assert cost_to(line, 0.3) == pytest.approx(0.5)
+    assert cost_to(line, 0.75) == pytest.approx(1.25)
+    assert cost_to(line, 0.95) is None
+    assert cost_to(line, 0.0) == 0
+    assert cost_to(line, 0.75, "updates") == pytest.approx(25)
+    assert cost_to(line, 0.75, "tokens") == pytest.approx(650)  # between 400 and 900
+
+
+def test_a_rate_that_is_reached_once_by_noise_is_not_reached() -> None:
+    """A curve that touches .5 at half of the budget and falls back reaches the mean of the two there."""
+    noisy = _line("uniform", 0.6) | {"held_out_p": [0.0, 0.5, 0.3, 0.9]}
+    assert monotone(noisy).tolist() == pytest.approx([0.0, 0.4, 0.4, 0.9])
+    assert target_of(noisy) == pytest.approx(0.4)
+    assert cost_to(noisy, 0.5) == pytest.approx(1.0 + 0.5 * 0.1 / 0.5)
+    assert cost_to(noisy, target_of(noisy)) == pytest.approx(0.5)
+
+
+def test_costs_are_shares_of_what_uniform_spends_and_chances_are_within_base_models() -> None:
+    lines = [
+        _line(rule, level + 0.1 * (instance == 2), f"keys/{instance}", seed)
+        for instance in (1, 2)
+        for seed in (1, 2)
+        for rule, level in (("uniform", 0.4), (evidence_tables.DEFAULT, 0.6 if seed == 1 else 0.3))
+    ]
+    lines += [_line("oracle-pool@prompt", 0.8 + 0.1 * (instance == 2), f"keys/{instance}", 1) for instance in (1, 2)]
+    text = tables(lines, tuned_settings(lines, []))
+    row = next(line for line in text.splitlines() if line.startswith(f"| `{evidence_tables.DEFAULT}` | 0.50 |"))
+    # Half of the runs are ahead; normalised scores are 0.5 and -0.25 in both base models.
+    assert row.split(" | ")[2].startswith("0.12 (")
+    half, late = (0.4 / 0.6, 0.5 / 0.7), (0.4 / 0.3, 0.5 / 0.4)
+    assert row.split(" | ")[3] == f"{np.median(half + late):.2f}"
 
 
 @pytest.mark.parametrize(("level", "stuck"), [(0.59, True), (0.61, False)])
@@ -77,7 +108,8 @@ def test_the_table_in_the_docs_is_that_of_the_file() -> None:
     text = (RESULTS.parents[1] / "docs" / "lab.md").read_text(encoding="utf-8")
     begin, end = (text.index(mark) for mark in evidence_tables.MARKS)
     written = text[begin + len(evidence_tables.MARKS[0]) : end].strip()
-    assert written == tables(lines, tuned_settings(lines, read(RESULTS / "tuning.jsonl"))).strip()
+    tuned, passes = tuned_settings(lines, read(RESULTS / "tuning.jsonl")), read(RESULTS / "passes.jsonl")
+    assert written == tables(lines, tuned, passes).strip()
 
 
 def test_a_sign_test_counts_patterns_of_signs() -> None:
@@ -88,6 +120,25 @@ def test_a_sign_test_counts_patterns_of_signs() -> None:
     assert sign_test({("1", seed): value for seed, value in enumerate(values.tolist())}) == pytest.approx(expected)
     with pytest.raises(ValueError, match="17 runs"):
         sign_test({("1", seed): 1.0 for seed in range(17)})
+
+
+def test_pass_at_k_is_the_share_of_draws_with_a_right_answer() -> None:
+    hits_P = np.array([0, 1, 3, 6])
+    expected = [
+        np.mean([any(i < hits for i in drawn) for drawn in itertools.combinations(range(6), 4)]) for hits in hits_P
+    ]
+    assert pass_at(hits_P, 6, 4) == pytest.approx(np.mean(expected))
+    assert pass_at(hits_P, 6, 1) == pytest.approx(np.mean(hits_P / 6))
+
+
+def test_passes_are_compared_run_by_run() -> None:
+    lines = [_line(rule, 0.5, "long/1") for rule in ("uniform", evidence_tables.DEFAULT)]
+    passes = [
+        line | {"pass_1": one, "pass_8": eight} for line, one, eight in zip(lines, (0.5, 0.6), (0.9, 0.85), strict=True)
+    ]
+    text = tables(lines, tuned_settings(lines, []), passes)
+    assert f"| `{evidence_tables.DEFAULT}` | 1 | 60.0 | 85.0 | +10.0 | -5.0 |" in text
+    assert "pass@8" not in tables(lines, tuned_settings(lines, []))
 
 
 def test_the_oracles_lead_is_the_unit() -> None:
