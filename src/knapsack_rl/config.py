@@ -32,7 +32,7 @@ DEFAULT_POOL = 4
 MOST, MOST_AVERAGES = 128, 4
 # Half-life in steps where the length of a pass over the data is not known: about an epoch of the paper's runs.
 DEFAULT_HALF_LIFE = 64.0
-# Cost of a step beside its rollouts, as a share of its budget, where the budget is adaptive (docs/lab.md).
+# Cost of a step beside its rollouts, as a share of its budget, where the budget is adaptive (docs/log.md).
 STEP_COST = 0.1
 # Half-lives without an observation after which an offered prompt gets a pair: its evidence then counts a quarter.
 OVERDUE_HALF_LIVES = 2.0

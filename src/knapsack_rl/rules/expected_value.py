@@ -12,7 +12,7 @@ from knapsack_rl.notation import FloatArray, IntArray
 from knapsack_rl.rules.problem import AllocationProblem
 from knapsack_rl.values import expected_knapsack_marginals, kept_success_marginals, storing_marginals
 
-# Later groups that a kept success may save, and their size (docs/lab.md has the measurement).
+# Later groups that a kept success may save, and their size (docs/value.md; of a pilot, not tuned).
 VISITS: Final = 2.0
 LATER_GROUP: Final = 8
 
