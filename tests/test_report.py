@@ -212,14 +212,32 @@ def test_a_run_that_did_not_finish_says_so(tmp_path: Path, ended: str | None, wo
     assert words in text_of(report(tmp_path, tmp_path / "t.jsonl"))
 
 
-def test_groups_given_a_kept_success_are_counted(tmp_path: Path, folder: Path) -> None:
-    record_run(tmp_path / "a" / "t.jsonl", "beta", steps=3, ended=None)
-    with TraceWriter(tmp_path / "a" / "t.jsonl", {}, resume_step=3) as writer:
-        for step, used in ((3, 2.0), (4, 5.0)):
-            writer.kept(step, {"kept": 9.0, "kept_used": used})
+def test_kept_successes_are_shown_where_a_run_keeps_any(tmp_path: Path, folder: Path) -> None:
+    """What is kept is that of the last step; ages and ratios are means over the successes used, not over steps."""
+    per_step: list[dict[str, float]] = [
+        {"kept": 2000.0, "kept_used": 2.0, "kept_age": 3.0, "kept_ratio": 0.5},
+        {"kept": 1234.0, "kept_used": 6.0, "kept_age": 1.0},
+        {"kept": 1200.0, "kept_used": 0.0},
+    ]
+    path = tmp_path / "a" / "t.jsonl"
+    record_run(path, "beta", steps=3, ended=None)
+    with TraceWriter(path, {}, resume_step=3) as writer:
+        for step, metrics in enumerate(per_step, 3):
+            writer.kept(step, metrics)
     other = folder / "uniform" / "trace.jsonl"
-    assert "groups given a kept success - 7" in text_of(report(tmp_path, other, tmp_path / "a" / "t.jsonl"))
+    words = text_of(report(tmp_path, other, path))
+    assert "prompts with a kept success - 1,200 groups given a kept success - 8" in words
+    assert "mean age of these successes, in steps - 1.5 mean ratio of these successes, at most 1 - 0.50" in words
     assert "kept success" not in text_of(report(tmp_path, other))
+
+    # Trainers without old log-probabilities have no ratio, and what was not used has no age.
+    record_run(tmp_path / "b" / "t.jsonl", "beta", steps=3, ended=None)
+    with TraceWriter(tmp_path / "b" / "t.jsonl", {}, resume_step=3) as writer:
+        writer.kept(3, {"kept": 7.0, "kept_used": 0.0})
+    words = text_of(report(tmp_path, other, tmp_path / "b" / "t.jsonl"))
+    assert "prompts with a kept success - 7 groups given a kept success - 0" in words
+    assert "mean age of these successes, in steps - -" in words
+    assert "mean ratio" not in words
 
 
 @pytest.mark.filterwarnings("error:Mean of empty slice", "error:invalid value")

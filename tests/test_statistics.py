@@ -38,6 +38,12 @@ def test_intervals_are_those_of_rliable_up_to_the_draws() -> None:
     assert low_high == pytest.approx(GOLDEN["iqm interval"], abs=0.05)
     low_high = stratified_bootstrap(probability_of_improvement, X, Y, replications=5000)
     assert low_high == pytest.approx(GOLDEN["probability of improvement interval"], abs=0.03)
+    # Regimes that are pooled, and seeds that are drawn for all regimes at once, have other intervals.
+    random = np.random.default_rng(0)
+    pooled = [interquartile_mean(random.choice(X.ravel(), X.shape)) for _ in range(2000)]
+    at_once = [interquartile_mean(X[random.integers(len(X), size=len(X))]) for _ in range(2000)]
+    for other in (pooled, at_once):
+        assert np.quantile(other, [0.025, 0.975]) != pytest.approx(GOLDEN["iqm interval"], abs=0.05)
     assert stratified_bootstrap(interquartile_mean, X, replications=50, seed=1) == stratified_bootstrap(
         interquartile_mean, X, replications=50, seed=1
     )

@@ -15,12 +15,18 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from knapsack_rl.files import State
+from knapsack_rl.files import BeliefFileError, State, as_array, saved_array
 from knapsack_rl.notation import BoolArray, FloatArray, IntArray
 
 DEFAULT_MAX_BYTES: Final = 256 * 2**20
-# A token takes four bytes, its log-probability four; an entry as a whole about this many more.
-_BYTES_PER_TOKEN, _BYTES_PER_ENTRY = 8, 400
+# A token takes four bytes, its log-probability four; an entry as a whole about this many more, as tracemalloc has it.
+_BYTES_PER_TOKEN, _BYTES_PER_ENTRY = 8, 900
+# Arrays of a saved state that join those of the entries, and the array of their lengths.
+_JOINED: Final = (
+    ("tokens", np.int32, "lengths"),
+    ("log_probs", np.float32, "lengths"),
+    ("rewards", np.float64, "functions"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +47,7 @@ class KeptSuccess:
 
     @property
     def bytes(self) -> int:
-        """Memory that it takes, about."""
+        """Memory that it takes, about, without its prompt's id."""
         return _BYTES_PER_ENTRY + _BYTES_PER_TOKEN * (self.tokens_T.size + self.rewards_F.size)
 
     def weight(self, log_prob: float, most: float = 1.0) -> float:
@@ -55,10 +61,10 @@ class KeptSuccess:
 
 
 class KeptSuccesses:
-    """The last success of each prompt, bounded in bytes: the oldest leave first.
+    """The last success of each prompt, bounded in bytes: those of the lowest steps leave first.
 
     Attributes:
-        max_bytes: most memory that the kept rollouts may take.
+        max_bytes: most memory that the kept rollouts and the ids of their prompts may take.
         max_age: steps after which one is stale and not used any more; None for never.
     """
 
@@ -74,15 +80,21 @@ class KeptSuccesses:
         if max_age is not None and not (isinstance(max_age, int | float) and max_age > 0):  # type: ignore[redundant-expr]
             raise ValueError(f"kept_max_age is {max_age!r}: it counts steps and must be a positive number, or None")
         self.max_bytes, self.max_age = max_bytes, max_age
-        self._kept: dict[str, KeptSuccess] = {}  # the oldest first
+        self._kept: dict[str, KeptSuccess] = {}
+        # Prompts by the step of their success. Groups may come back late, so the order of `_kept` is not that of steps;
+        # and there are far fewer steps than prompts to look through.
+        self._prompts: dict[int, dict[str, None]] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._kept)
 
+    def __contains__(self, prompt_id: object) -> bool:
+        return prompt_id in self._kept
+
     @property
     def bytes(self) -> int:
-        """Memory that the kept rollouts take, about."""
+        """Memory that the kept rollouts and the ids of their prompts take, about."""
         return self._bytes
 
     def keep(
@@ -92,8 +104,13 @@ class KeptSuccesses:
         tokens_T: Sequence[int] | IntArray,
         log_probs_T: Sequence[float] | FloatArray,
         rewards_F: Sequence[float] | FloatArray = (1.0,),
-    ) -> None:
+    ) -> bool:
         """Keep a success in place of the prompt's last one, and drop the oldest while there are too many bytes.
+
+        One that is older than the prompt's last one came back late and is ignored, as is one that alone is too large.
+
+        Returns:
+            Whether it is kept.
 
         Raises:
             ValueError: arrays that are empty, or of different lengths.
@@ -105,12 +122,18 @@ class KeptSuccesses:
                 f"a success of {prompt_id!r} has {tokens.size} tokens and {log_probs.size} log-probabilities: pass one"
                 " log-probability for each token, and at least one token"
             )
-        self._drop(prompt_id)
         entry = KeptSuccess(tokens, log_probs, np.array(rewards_F, dtype=np.float64).reshape(-1), int(step))
+        last = self._kept.get(prompt_id)
+        if (last is not None and last.step > entry.step) or _size(prompt_id, entry) > self.max_bytes:
+            return False
+        if last is not None:
+            self._drop(prompt_id)
         self._kept[prompt_id] = entry
-        self._bytes += entry.bytes
+        self._prompts.setdefault(entry.step, {})[prompt_id] = None
+        self._bytes += _size(prompt_id, entry)
         while self._bytes > self.max_bytes:
-            self._drop(next(iter(self._kept)))
+            self._drop(next(iter(self._prompts[min(self._prompts)])))
+        return prompt_id in self._kept
 
     def find(self, prompt_id: str, step: int) -> KeptSuccess | None:
         """The kept success of a prompt, unless there is none or it is stale at this step."""
@@ -123,11 +146,20 @@ class KeptSuccesses:
         """Whether `find` finds one, ``[P]``."""
         return np.array([self.find(prompt_id, step) is not None for prompt_id in prompt_ids], dtype=np.bool_)
 
+    def count(self, step: int) -> int:
+        """Number of prompts for which `find` finds one at this step."""
+        if self.max_age is None:
+            return len(self._kept)
+        return sum(len(prompts) for then, prompts in self._prompts.items() if step - then <= self.max_age)
+
     def state_dict(self) -> State:
-        """All kept successes, as arrays and plain values."""
+        """All kept successes, as arrays."""
         kept = list(self._kept.values())
+        # Joined: numpy's array of text pads all ids to the longest one, and loses NUL at their ends.
+        ids = [prompt_id.encode("utf-8", "surrogatepass") for prompt_id in self._kept]
         return {
-            "ids": np.array(list(self._kept), dtype=np.str_),
+            "id_bytes": np.frombuffer(b"".join(ids), dtype=np.uint8),
+            "id_lengths": np.array([len(each) for each in ids], dtype=np.int64),
             "lengths": np.array([each.tokens_T.size for each in kept], dtype=np.int64),
             "steps": np.array([each.step for each in kept], dtype=np.int64),
             "functions": np.array([each.rewards_F.size for each in kept], dtype=np.int64),
@@ -140,30 +172,67 @@ class KeptSuccesses:
         """Restore what `state_dict` returned; on a failure nothing changes.
 
         Raises:
-            ValueError: arrays that do not fit together.
+            BeliefFileError: an array that is missing, of another type, or does not fit to the others.
         """
-        ids, lengths, steps = (np.asarray(state[name]) for name in ("ids", "lengths", "steps"))
-        tokens, log_probs, rewards = (np.asarray(state[name]) for name in ("tokens", "log_probs", "rewards"))
-        functions = np.asarray(state["functions"])
-        whole = int(lengths.sum())
-        fits = ids.size == lengths.size == steps.size == functions.size and rewards.size == int(functions.sum())
-        if not (fits and tokens.size == log_probs.size == whole):
-            raise ValueError(
-                f"kept successes are damaged: {ids.size} ids, {lengths.size} lengths, {steps.size} steps,"
-                f" {tokens.size} tokens of {whole}, {log_probs.size} log-probabilities, {rewards.size} rewards"
-            )
+        ids, steps = _saved_ids(state), saved_array(state, "steps", np.int64, (None,))
+        parts = [
+            _split(saved_array(state, name, dtype, (None,), finite=False), state, lengths)
+            for name, dtype, lengths in _JOINED
+        ]
         restored = KeptSuccesses(self.max_bytes, self.max_age)
-        ends = np.cumsum(lengths)
-        rows = zip(
-            ids.tolist(), ends - lengths, ends, steps.tolist(), np.split(rewards, np.cumsum(functions)), strict=False
-        )
-        for prompt_id, start, end, step, rewards_F in rows:
-            restored.keep(prompt_id, step, tokens[start:end], log_probs[start:end], rewards_F)
-        self._kept, self._bytes = restored._kept, restored._bytes
+        try:
+            for prompt_id, step, *arrays in zip(ids, steps.tolist(), *parts, strict=True):
+                restored.keep(prompt_id, step, *arrays)
+        except ValueError as error:  # of different numbers, or a success without a token
+            raise BeliefFileError(f"kept successes are damaged: {error}") from error
+        self._kept, self._prompts, self._bytes = restored._kept, restored._prompts, restored._bytes
 
     def _drop(self, prompt_id: str) -> None:
-        entry = self._kept.pop(prompt_id, None)
-        self._bytes -= 0 if entry is None else entry.bytes
+        entry = self._kept.pop(prompt_id)
+        self._bytes -= _size(prompt_id, entry)
+        prompts = self._prompts[entry.step]
+        del prompts[prompt_id]
+        if not prompts:
+            del self._prompts[entry.step]
+
+
+def _size(prompt_id: str, entry: KeptSuccess) -> int:
+    """Memory that a kept success takes with the id of its prompt; Python has up to four bytes for a character."""
+    return entry.bytes + len(prompt_id) * (1 if prompt_id.isascii() else 4)
+
+
+def _split(joined: NDArray[Any], state: Mapping[str, Any], name: str) -> list[NDArray[Any]]:
+    """The parts of an array, whose lengths are saved under ``name``.
+
+    Raises:
+        BeliefFileError: lengths that are missing, negative, or do not add up to the array's.
+    """
+    lengths = saved_array(state, name, np.int64, (None,))
+    # No length is above the whole, so that the sum of damaged ones cannot wrap round to it unseen.
+    if (lengths < 0).any() or (lengths > joined.size).any() or int(lengths.sum()) != joined.size:
+        raise BeliefFileError(
+            f"kept successes are damaged: the {name} of {lengths.size} parts do not add up to {joined.size}"
+        )
+    ends = np.cumsum(lengths)
+    return [joined[start:end] for start, end in zip((ends - lengths).tolist(), ends.tolist(), strict=True)]
+
+
+def _saved_ids(state: Mapping[str, Any]) -> list[str]:
+    """Ids of prompts: joined UTF-8 or, as it was first written, an array of text.
+
+    Raises:
+        BeliefFileError: they are missing, or are no such text.
+    """
+    if "ids" in state:
+        ids = as_array(state["ids"])
+        if not isinstance(ids, np.ndarray) or ids.dtype.kind != "U" or ids.ndim != 1:
+            raise BeliefFileError("kept successes are damaged: their ids are not an array of text")
+        return [str(prompt_id) for prompt_id in ids.tolist()]
+    parts = _split(saved_array(state, "id_bytes", np.uint8, (None,)), state, "id_lengths")
+    try:
+        return [part.tobytes().decode("utf-8", "surrogatepass") for part in parts]
+    except UnicodeDecodeError as error:
+        raise BeliefFileError(f"kept successes are damaged: their ids are not UTF-8 ({error})") from error
 
 
 def failed_rollouts(group_PG: IntArray, successes_PG: BoolArray, groups: int) -> IntArray:

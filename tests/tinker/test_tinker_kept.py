@@ -23,6 +23,7 @@ from tinker_cookbook.rl.types import Env, EnvGroupBuilder, TrajectoryGroup
 import tinker
 from knapsack_rl import group_advantages
 from knapsack_rl.tinker import allocated
+from knapsack_rl.tinker.outcome_log import Group, Success
 from knapsack_rl.trace import read_trace
 
 
@@ -115,8 +116,43 @@ def test_a_kept_success_replaces_one_rollout_of_a_group_of_failures(tmp_path: Pa
 def test_a_success_is_not_used_beyond_its_age(tmp_path: Path) -> None:
     scripts = [[0.0, 1.5, 0.0, 1.0], [0.0], [0.0, 0.5]]
     _, came = scripted(tmp_path, scripts, keep_successes=True, success_threshold=1.0, kept_max_age=1)
-    used = [sum(group.metrics_G[0].get("knapsack/kept_used", 0) for group in batch) for batch in came]
-    assert used == [0.0, 8.0, 0.0]
+    for name, expected in (("kept_used", [0.0, 8.0, 0.0]), ("kept", [2.0, 2.0, 0.0])):
+        found = [sum(group.metrics_G[0].get(f"knapsack/{name}", 0) for group in batch) for batch in came]
+        assert found == expected
+
+
+def logged(data: Any, step: int, prompt_id: str, token: int, observation: str) -> None:
+    """A second run of a group of an earlier step finishes, with a success."""
+    success = Success(observation, 1.0, np.array([token], dtype=np.int32), np.array([-0.5], dtype=np.float32))
+    data.tracker.log.write(Group(step, 0, prompt_id, [0.0, 1.0], [1, 1], success=success))
+    data.tracker.collect()
+
+
+def test_a_second_run_does_not_replace_a_later_success(tmp_path: Path) -> None:
+    """Neither what is kept nor what it answers, which belong together."""
+    data, _ = scripted(tmp_path, [[0.0, 1.0], [0.0, 1.0]], keep_successes=True, success_threshold=1.0)
+    before = data.tracker.keeping("p0", 2).kept
+    logged(data, 0, "p0", 99, "of then")
+    after = data.tracker.keeping("p0", 2).kept
+    assert (after[1].step, after[1].tokens_T.tolist()) == (1, before[1].tokens_T.tolist())
+    assert after[0] == before[0] != "of then"
+    logged(data, 1, "p0", 98, "of now")
+    after = data.tracker.keeping("p0", 2).kept
+    assert (after[0], after[1].tokens_T.tolist()) == ("of now", [98])
+
+
+def test_nothing_is_remembered_of_what_has_left_the_store(tmp_path: Path) -> None:
+    data, _ = scripted(tmp_path, [[0.0, 1.0], [0.0, 1.0]], keep_successes=True, success_threshold=1.0)
+    data.tracker.kept.max_bytes = 10_000
+    names = [f"more{i}" for i in range(100)]
+    for i, name in enumerate(names):
+        logged(data, 1, name, i, f"observation {i}")
+    with_one = [name for name in names if name in data.tracker.kept]
+    assert 5 < len(with_one) < 15
+    assert len(data.tracker._observations) <= 2 * len(data.tracker.kept)
+    for name in with_one:
+        observation, success = data.tracker.keeping(name, 2).kept
+        assert observation == f"observation {success.tokens_T[0]}"
 
 
 @pytest.mark.parametrize(

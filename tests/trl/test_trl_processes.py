@@ -75,7 +75,7 @@ def test_two_processes_share_a_pool_and_its_hidden_states(tmp_path: Path) -> Non
 
 def test_outcomes_of_sampled_rollouts_are_merged_exactly(tmp_path: Path) -> None:
     """The model's own samples: what both processes scored, in rank order, is what the beliefs learned."""
-    pair, trace = train(tmp_path, 2, sample=True)
+    pair, trace = train(tmp_path, 2, rollouts="model")
     allocator = allocator_of("beta", half_life=RUN["half_life"])
     for i, step in enumerate(trace.steps):
         prompts = [prompt for report in pair for prompt in report["scored"][i][0]]
@@ -90,7 +90,7 @@ def test_outcomes_of_sampled_rollouts_are_merged_exactly(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("changes", [{}, {"rule": "calibrated", "pool": 2}], ids=str)
 def test_two_processes_resume_bit_for_bit(tmp_path: Path, changes: dict[str, Any]) -> None:
-    saving = {"save_strategy": "steps", "save_steps": 4, "sample": True} | changes
+    saving = {"save_strategy": "steps", "save_steps": 4, "rollouts": "model"} | changes
     through, trace = train(tmp_path / "through", 2, **saving)
     resumed, again = train(tmp_path / "again", 2, resume=str(tmp_path / "through" / "checkpoint-4"), **saving)
     assert [r["weights"] for r in resumed] == [r["weights"] for r in through]
@@ -100,9 +100,54 @@ def test_two_processes_resume_bit_for_bit(tmp_path: Path, changes: dict[str, Any
     ]
 
 
+def replacements(trace: Trace) -> list[tuple[int, int, int, int]]:
+    """Step and row of every rollout that a kept success must replace, and step and row at which that was sampled.
+
+    By the rewards alone: the last row of a group of failures, by the last row of its prompt that succeeded before.
+    """
+    due, last = [], {}
+    for i, step in enumerate(trace.steps):
+        groups = [np.flatnonzero(step.plan.group_PG == group) for group in range(len(step.plan.prompt_ids))]
+        solved = [rows[step.outcomes.rewards_PG[rows] > 0] for rows in groups]
+        for name, rows, right in zip(step.plan.prompt_ids, groups, solved, strict=True):
+            if len(rows) > 1 and not len(right) and name in last:
+                due.append((i, int(rows[-1]), *last[name]))
+        last |= {
+            name: (i, int(right[-1])) for name, right in zip(step.plan.prompt_ids, solved, strict=True) if len(right)
+        }
+    return due
+
+
 def test_two_processes_keep_the_same_successes(tmp_path: Path) -> None:
-    """A kept success may be used in another process than the one that sampled it."""
-    pair, _ = train(tmp_path, 2, sample=True, keep_successes=True, max_steps=8)
+    """A kept success may be used in another process than the one that sampled it: on rank 1 what rank 0 has found.
+
+    SGD, because Adam would scale differences that are rounding up to whole steps.
+    """
+    changes = {"keep_successes": True, "num_iterations": 2, "max_steps": 16, "prompts": 16, "rollouts": "placed"}
+    changes |= {"optim": "sgd", "learning_rate": 2.0}
+    (alone,), trace = train(tmp_path / "one", 1, **changes)
+    pair, trace_2 = train(tmp_path / "two", 2, **changes)
+    assert [step.plan.counts_P.tolist() for step in trace_2.steps] == [
+        step.plan.counts_P.tolist() for step in trace.steps
+    ]
+    due = replacements(trace)
+    assert due == replacements(trace_2)
+    ranks = [(row // 16, origin // 16) for _, row, _, origin in due]
+    assert {(1, 0), (1, 1), (0, 0)} <= set(ranks), f"the ranks of use and origin are {ranks}: this proves too little"
+    batches = [rows_0 + rows_1 for rows_0, rows_1 in zip(pair[0]["batches"], pair[1]["batches"], strict=True)]
+    for step, row, origin_step, origin in due:
+        tokens, advantage, old = batches[step][row]
+        assert tokens == batches[origin_step][origin][0]
+        assert advantage > 0 and len(old) == len(tokens)
+    assert len(batches) == len(alone["batches"]) == 8
+    for found, expected in zip(batches, alone["batches"], strict=True):
+        assert [row[0] for row in found] == [row[0] for row in expected]  # without padding, so the masks too
+        np.testing.assert_allclose([row[1] for row in found], [row[1] for row in expected], atol=1e-5)
+        np.testing.assert_allclose(*(np.concatenate([row[2] for row in rows]) for rows in (found, expected)), atol=1e-4)
     assert pair[0]["weights"] == pair[1]["weights"]
-    assert pair[0]["kept"] == pair[1]["kept"] and pair[0]["kept"]
-    assert pair[0]["kept_used"] > 2
+    np.testing.assert_allclose(pair[1]["every_parameter"], alone["every_parameter"], atol=1e-4)
+    assert pair[0]["kept_used"] == alone["kept_used"] == len(due)
+    for name, expected in alone["kept"].items():
+        assert pair[0]["kept"][name] == pair[1]["kept"][name] == pytest.approx(expected, abs=1e-4)
+    ratios, ratios_2 = ([kept.metrics.get("kept_ratio", 1.0) for kept in each.kept] for each in (trace, trace_2))
+    assert ratios_2 == pytest.approx(ratios, abs=1e-4) and min(ratios) < 0.9

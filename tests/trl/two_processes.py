@@ -14,7 +14,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import placed
 import small
+import torch
+
+from knapsack_rl.trl import KnapsackGRPOTrainer
 
 folder, world_size = Path(sys.argv[1]), int(sys.argv[2])
 extra: dict[str, Any] = json.loads(sys.argv[3])
@@ -36,18 +40,37 @@ def remember(prompts: list[str], completions: list[str], answer: list[str], **_:
     return rewards
 
 
+class Recording(KnapsackGRPOTrainer):
+    """Keeps this process's rows of every batch, without padding: tokens, advantage, old log-probabilities."""
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        batch = super()._generate_and_score_completions(inputs)
+        rows = []
+        for i, mask in enumerate(batch["completion_mask"].bool()):
+            old = batch["old_per_token_logps"][i][mask].tolist() if "old_per_token_logps" in batch else []
+            rows.append([batch["completion_ids"][i][mask].tolist(), float(batch["advantages"][i]), old])
+        batches.append(rows)
+        return batch
+
+
 scored: list[Any] = []
+batches: list[Any] = []
 resume = extra.pop("resume", None)
-rollouts_of_the_model = extra.pop("sample", False)
+# Whose rollouts: those of the function above, samples of the model, or what the model is made to say by placed.py.
+rollouts = extra.pop("rollouts", "function")
 trainer = small.knapsack(
     folder,
     [remember],
-    small.dataset(24),
-    arguments={} if rollouts_of_the_model else {"rollout_func": rollout},
+    small.dataset(extra.pop("prompts", 24)),
+    arguments={"rollout_func": rollout} if rollouts == "function" else {},
     per_device_train_batch_size=32 // world_size,
-    resume=resume,
+    train=False,
+    trainer_class=Recording,
     **extra,
 )
+if rollouts == "placed":
+    placed.answer_by_place(trainer)
+trainer.train(resume_from_checkpoint=resume)
 rank = trainer.accelerator.process_index
 kept = trainer.kept
 report = {
@@ -55,10 +78,12 @@ report = {
     "kept_used": sum(used or 0 for (used,) in small.logged(trainer, "knapsack/kept_used")),
     "world_size": trainer.accelerator.num_processes,
     "scored": scored,
+    "batches": batches,
     "advantages": list(trainer._logs["advantages"]),
     "weights": small.weights(trainer),
     "parameters": [
         float(p.double().sum()) for _, p in sorted(trainer.accelerator.unwrap_model(trainer.model).named_parameters())
     ],
+    "every_parameter": torch.cat([p.detach().flatten() for _, p in sorted(trainer.model.named_parameters())]).tolist(),
 }
 (folder / f"rank{rank}.json").write_text(json.dumps(report))

@@ -69,6 +69,17 @@ def test_the_last_failed_rollout_of_a_failed_group_becomes_the_last_success(
     assert world.run.kept.find(ids_of([0])[0], 2).step == 0  # type: ignore[union-attr]  # not kept anew
 
 
+def test_stale_successes_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path, monkeypatch, KEEP, "+knapsack.kept_max_age=1")
+    world.answer = lambda uid, prompt, count: [float(prompt < 2)] * count
+    found = [trained_on(world, 1, [0, 1])[1], trained_on(world, 2, [0, 2])[1], trained_on(world, 3, [2, 3])[1]]
+    world.answer = lambda uid, prompt, count: [0.0] * count
+    found.append(trained_on(world, 4, [2, 3])[1])
+    assert [metrics["knapsack/kept"] for metrics in found] == [2, 2, 1, 0]
+    assert world.run.kept is not None
+    assert len(world.run.kept) == 2
+
+
 def test_without_the_option_nothing_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(tmp_path, monkeypatch)
     for step in (1, 2):

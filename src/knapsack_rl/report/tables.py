@@ -64,11 +64,27 @@ def headline(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 
 def _kept(run: Run, runs: Sequence[Run]) -> dict[str, str]:
-    """Groups that failed and were given a kept success; no row where no run keeps any."""
+    """What was kept and used of successes; no row where no run keeps any, or none knows the ratio."""
     if not any(each.trace.kept for each in runs):
         return {}
     used = sum(kept.metrics.get("kept_used", 0.0) for kept in run.trace.kept)
-    return {"groups given a kept success": f"{used:,.0f}" if run.trace.kept else NONE}
+    last = run.trace.kept[-1].metrics.get("kept", math.nan) if run.trace.kept else math.nan
+    age, ratio = (_mean_of_used(run, name) for name in ("kept_age", "kept_ratio"))
+    found = {
+        "prompts with a kept success": NONE if math.isnan(last) else f"{last:,.0f}",
+        "groups given a kept success": f"{used:,.0f}" if run.trace.kept else NONE,
+        "mean age of these successes, in steps": NONE if math.isnan(age) else f"{age:,.1f}",
+    }
+    if any("kept_ratio" in kept.metrics for each in runs for kept in each.trace.kept):
+        found["mean ratio of these successes, at most 1"] = NONE if math.isnan(ratio) else f"{ratio:.2f}"
+    return found
+
+
+def _mean_of_used(run: Run, name: str) -> float:
+    """A mean over the kept successes of a step, over those of all steps that have it; NaN where none has it."""
+    have = [kept.metrics for kept in run.trace.kept if name in kept.metrics]
+    used = sum(metrics.get("kept_used", 0.0) for metrics in have)
+    return sum(metrics[name] * metrics.get("kept_used", 0.0) for metrics in have) / used if used else math.nan
 
 
 def transitions(runs: Sequence[Run]) -> list[Transitions]:

@@ -20,7 +20,7 @@ from knapsack_rl.notation import FloatArray, PromptFeatures
 from knapsack_rl.plan import Plan
 from knapsack_rl.session import Session
 from knapsack_rl.tinker.kept import Keeping
-from knapsack_rl.tinker.outcome_log import Group, OutcomeLog, Planned
+from knapsack_rl.tinker.outcome_log import Group, OutcomeLog, Planned, Success
 
 # Looks at prompts, given their texts, and the log-probability of the most probable next token after each.
 Look: TypeAlias = Callable[[Sequence[str | None], FloatArray | None], PromptFeatures]
@@ -46,7 +46,7 @@ class OutcomeTracker:
         """
         self.session, self.log, self.steps, self.look = session, OutcomeLog(path), steps, look
         self.kept = kept
-        self._observations: dict[str, str] = {}  # what each kept success answers, by prompt id
+        self._observations: dict[str, str] = {}  # what kept successes answer, by prompt id
         self._ages: dict[int, list[int]] = {}  # ages of the kept successes that were used, by step
         self._beginning = session.state_dict()
         self._read = 0  # bytes of the log that were learned from
@@ -162,9 +162,7 @@ class OutcomeTracker:
         """Let the session observe a group; or keep it until its batch is learned, if it is a second run."""
         step, place, prompt_id, rewards, tokens, age, success = group
         if self.kept is not None and success is not None:
-            answer = success.tokens_T.tolist(), success.log_probs_T.tolist()
-            self.kept.keep(prompt_id, step, *answer, [success.reward])
-            self._observations[prompt_id] = success.observation
+            self._keep(self.kept, prompt_id, step, success)
         if age is not None:
             self._ages.setdefault(step, []).append(age)
         plan = next((plan for plan in self.session.open_plans if plan.step == step), None)
@@ -184,12 +182,20 @@ class OutcomeTracker:
         self._learn_repeated()
         return metrics
 
+    def _keep(self, kept: KeptSuccesses, prompt_id: str, step: int, success: Success) -> None:
+        """Keep a success with what it answers, unless a later one is kept."""
+        if kept.keep(prompt_id, step, success.tokens_T.tolist(), success.log_probs_T.tolist(), [success.reward]):
+            self._observations[prompt_id] = success.observation
+        # Only when half of them have left the store, because this looks at all.
+        if len(self._observations) > 2 * len(kept):
+            self._observations = {each: answers for each, answers in self._observations.items() if each in kept}
+
     def _kept_metrics(self, steps: range) -> dict[str, float]:
-        """Kept successes: how many there are, and the number and mean age of those used in steps that are complete."""
+        """Prompts that have a kept success, and number and mean age of those used in steps that are complete."""
         assert self.kept is not None
         ages = [age for step in steps for age in self._ages.pop(step, ())]
         age = float(np.mean(ages)) if ages else float("nan")
-        return {"kept": float(len(self.kept)), "kept_used": float(len(ages)), "kept_age": age}
+        return {"kept": float(self.kept.count(steps.stop - 1)), "kept_used": float(len(ages)), "kept_age": age}
 
     def _learn_repeated(self) -> None:
         """Learn second runs of groups of learned batches: other rollouts of the same prompts, part of no metric."""

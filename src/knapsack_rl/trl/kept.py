@@ -90,7 +90,7 @@ def use_kept(
         rewards[place] = torch.from_numpy(kept.rewards_F).to(rewards)
     ratios = _replace(trainer, batch, found, rows) if found else []
     _keep(trainer, store, batch, plan, rewards_per_func, successes_PG)
-    metrics = {"kept": float(len(store)), "kept_used": float(len(found))}
+    metrics = {"kept": float(store.count(plan.step)), "kept_used": float(len(found))}
     if found:
         metrics["kept_age"] = float(np.mean([plan.step - kept.step for kept in found.values()]))
     if known := [ratio for ratio in ratios if not math.isnan(ratio)]:
@@ -115,13 +115,14 @@ def _replace(trainer: Any, batch: dict[str, Any], found: dict[int, KeptSuccess],
     most = int(np.bincount(np.array(list(found)) // rows).max())
     at = [use.row for use in uses] + [0] * (most - len(uses))
     ratios = [float("nan")] * len(uses)
-    if "old_per_token_logps" in batch:
-        old = _log_probs(trainer, trainer.model, batch, at)
+    # With vLLM but without its correction there are those of the engine alone, which the off-policy mask reads.
+    present = [name for name in ("old_per_token_logps", "sampling_per_token_logps") if name in batch]
+    if present:
+        now = _log_probs(trainer, trainer.model, batch, at)
         for i, (row, kept) in enumerate(uses):
-            batch["old_per_token_logps"][row] = old[i]
-            if "sampling_per_token_logps" in batch:
-                batch["sampling_per_token_logps"][row] = old[i]
-            ratios[i] = kept.weight(float(old[i][: kept.tokens_T.size].double().sum()))
+            for name in present:
+                batch[name][row] = now[i]
+            ratios[i] = kept.weight(float(now[i][: kept.tokens_T.size].double().sum()))
     if "importance_sampling_ratio" in batch:
         for row, _ in uses:
             batch["importance_sampling_ratio"][row] = 1.0

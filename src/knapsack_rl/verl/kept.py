@@ -38,7 +38,8 @@ def use_kept(
         tags: verl's tags of rows; lengths of those that are replaced are changed.
 
     Returns:
-        Metrics: ``kept``, ``kept_used``, and the mean ``kept_age`` in steps of those used.
+        Metrics: ``kept`` (prompts that have one at the latest step of the batch), ``kept_used``, and the mean
+        ``kept_age`` in steps of those used.
     """
     keys, rollouts = [key for key, _ in rows], [rollout for _, rollout in rows]
     uids = list(dict.fromkeys(rollout.uid for rollout in rollouts))
@@ -56,7 +57,8 @@ def use_kept(
         _replace(found, tags)
     last = {rollouts[i].uid: i for i in np.flatnonzero(solved_PG).tolist()}
     _keep(store, [keys[i] for i in last.values()], [rollouts[i] for i in last.values()])
-    metrics = {"kept": float(len(store)), "kept_used": float(len(found))}
+    now = max((rollout.step for rollout in rollouts), default=0)
+    metrics = {"kept": float(store.count(now)), "kept_used": float(len(found))}
     return metrics | ({"kept_age": float(np.mean(ages))} if ages else {})
 
 
