@@ -9,6 +9,7 @@ import pytest
 
 from knapsack_rl import AllocationConfig, BetaBeliefs, CalibratedBeliefs, WindowBeliefs
 from knapsack_rl.config import BUDGET_FIELDS, FIELDS, from_dialect, own_settings
+from knapsack_rl.outcomes import Outcomes
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,20 @@ def test_the_allocator_is_what_is_described(rule: Any, kind: type) -> None:
         assert allocator.beliefs.half_life == 40
         config.set_half_life(allocator, 7.0)
         assert allocator.beliefs.half_life == 7
+
+
+def test_the_budget_that_is_described_reaches_the_plan() -> None:
+    """Prompts of a known rate, whose groups are soon mixed: a step that costs nothing deserves the least share."""
+    ids = [f"p{i}" for i in range(4)]
+    for budget, spent in (("fixed", 64), ("adaptive", 16), ("tokens", 32)):
+        config = AllocationConfig(
+            rule="beta", pool=1, budget=budget, step_cost=0.0, least_budget=0.25, token_decay=0.5, token_every=2
+        )
+        allocator = config.make_allocator(steps_per_pass=100)
+        outcomes = Outcomes.from_rollouts(0, np.repeat(ids, 200).tolist(), np.tile([0.0, 1.0], 400), np.full(800, 10))
+        allocator.observe(outcomes)
+        plan = allocator.plan(ids, 64, step=2)
+        assert plan.budget == plan.counts_P.sum() == spent, budget
 
 
 def test_errors_are_in_the_dialect_of_the_door() -> None:
