@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from benchmarks.campaign import Line
-from knapsack_arena.compare.results import isotonic
+from knapsack_arena.compare.results import ROUNDING, first_reach, isotonic
 from knapsack_arena.statistics import (
     holm,
     interquartile_mean,
@@ -22,8 +22,6 @@ from knapsack_rl.notation import FloatArray
 MARKS: Final = ("<!-- evidence -->", "<!-- /evidence -->")
 REPLICATIONS: Final = 20_000
 DRAWS: Final = 2_000
-# Values of a fitted curve that are equal but for rounding.
-ROUNDING: Final = 1e-9
 # Runs below which a claim is not tested.
 FEWEST: Final = 4
 DEFAULT: Final = "calibrated-pool@prompt"
@@ -112,15 +110,8 @@ def cost_to(line: Line, target: float, of: str = "spent") -> float | None:
         target: held-out rate.
         of: ``spent`` (rollouts, as a share of the regime's budget), ``tokens`` or ``updates``.
     """
-    x, y = np.asarray(line[of], dtype=np.float64), monotone(line)
-    reached = np.flatnonzero(y >= target - ROUNDING)
-    if not reached.size:
-        return None
-    i = int(reached[0])
-    if i == 0:
-        return float(x[0])
-    share = min((target - y[i - 1]) / (y[i] - y[i - 1]), 1.0)
-    return float(x[i - 1] + share * (x[i] - x[i - 1]))
+    found = first_reach(monotone(line), target - ROUNDING, np.asarray(line[of], dtype=np.float64))
+    return None if np.isnan(found) else found
 
 
 def bootstrap(difference_by_run: Mapping[Run, float], seed: int = 0) -> FloatArray:
@@ -165,11 +156,7 @@ def evidence_tables(lines: Sequence[Line], tuned: Mapping[tuple[str, str], str],
     """
     parts: list[str] = []
     for regime in dict.fromkeys(line["regime"].partition("/")[0] for line in lines):
-        by_name: dict[str, dict[Run, Line]] = {}
-        for line in lines:
-            family, _, instance = line["regime"].partition("/")
-            if family == regime:
-                by_name.setdefault(line["rule"], {})[instance, line["seed"]] = line
+        by_name = _by_name(lines, regime)
         names = {rule: tuned[regime, rule] for rule in (DEFAULT, PRICED, "ar3po@kept", "uniform")}
         known = {name for rule, best in names.items() for name in (rule, best)}
         others = {name: name for name in sorted(by_name) if name not in known}
@@ -193,6 +180,21 @@ def evidence_tables(lines: Sequence[Line], tuned: Mapping[tuple[str, str], str],
     return "\n".join(parts)
 
 
+def _by_name(lines: Sequence[Line], regime: str) -> dict[str, dict[Run, Line]]:
+    """The lines of a regime by rule and run."""
+    found: dict[str, dict[Run, Line]] = {}
+    for line in lines:
+        family, _, instance = line["regime"].partition("/")
+        if family == regime:
+            found.setdefault(line["rule"], {})[instance, line["seed"]] = line
+    return found
+
+
+def _of_oracle(by_name: Mapping[str, Mapping[Run, Line]]) -> Mapping[Run, Line]:
+    """The oracle's runs, at the setting that it was run at."""
+    return next((found for name, found in by_name.items() if name.partition("@step=")[0] == ORACLE), {})
+
+
 _HEADER: Final = (
     "| rule | setting | runs | area, ahead of tuned uniform | of the oracle's lead | budget to its end |"
     " end | harder half | ever solved |\n| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
@@ -203,10 +205,7 @@ def _rows(
     by_name: Mapping[str, Mapping[Run, Line]], names: Mapping[str, str], reference: Mapping[Run, Line]
 ) -> Iterator[str]:
     zero = {run: measure(line) for run, line in reference.items()}
-    oracles = [lines for name, lines in by_name.items() if name.startswith(f"{ORACLE}@") or name == ORACLE]
-    oracle = {
-        run: measure(line).area - zero[run].area for lines in oracles for run, line in lines.items() if run in zero
-    }
+    oracle = {run: measure(line).area - zero[run].area for run, line in _of_oracle(by_name).items() if run in zero}
     for rule, best in names.items():
         for name in dict.fromkeys((best, rule)):
             found = {run: line for run, line in by_name.get(name, {}).items() if run in reference}
@@ -248,8 +247,7 @@ def _costs(by_name: Mapping[str, Mapping[Run, Line]], names: Mapping[str, str]) 
     """
     reference = by_name[names["uniform"]]
     zero_S_R = _areas(reference)
-    oracles = [lines for name, lines in by_name.items() if name.startswith(f"{ORACLE}@") or name == ORACLE]
-    one_S_R = _areas(oracles[0]) if oracles else None
+    one_S_R = _areas(_of_oracle(by_name))
     yield _COSTS
     for rule, name in names.items():
         found = by_name.get(name, {})
@@ -273,11 +271,7 @@ def _costs(by_name: Mapping[str, Mapping[Run, Line]], names: Mapping[str, str]) 
 
 def _passes(lines: Sequence[Line], regime: str, names: Mapping[str, str]) -> Iterator[str]:
     """pass@1 and pass@8 at the regime's budget, means over runs, and differences from tuned uniform's."""
-    by_name: dict[str, dict[Run, Line]] = {}
-    for line in lines:
-        family, _, instance = line["regime"].partition("/")
-        if family == regime:
-            by_name.setdefault(line["rule"], {})[instance, line["seed"]] = line
+    by_name = _by_name(lines, regime)
     reference = by_name.get(names["uniform"])
     if not reference:
         return
@@ -301,7 +295,7 @@ def _areas(found: Mapping[Run, Line]) -> FloatArray | None:
     by_base: dict[str, list[float]] = {}
     for (base, _), line in sorted(found.items()):
         by_base.setdefault(base, []).append(measure(line).area)
-    if len(set(map(len, by_base.values()))) != 1:
+    if len(set(map(len, by_base.values()))) != 1:  # or there is no run
         return None
     return np.array(list(by_base.values())).T
 

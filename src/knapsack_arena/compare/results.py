@@ -121,16 +121,16 @@ class Results:
         return found
 
 
-def first_reach(curve: FloatArray, goal: float) -> float:
-    """Where on the grid a curve, linear between points, first reaches a goal; NaN if it never does."""
+def first_reach(curve: FloatArray, goal: float, at: FloatArray = GRID) -> float:
+    """Where a curve over the points ``at``, linear between them, first reaches a goal; NaN if it never does."""
     reached = np.flatnonzero(curve >= goal)
     if not reached.size:
         return float("nan")
     i = int(reached[0])
     if i == 0:
-        return 0.0
+        return float(at[0])
     part = (goal - curve[i - 1]) / (curve[i] - curve[i - 1])
-    return float(GRID[i - 1] + part * (GRID[i] - GRID[i - 1]))
+    return float(at[i - 1] + part * (at[i] - at[i - 1]))
 
 
 def isotonic(values: FloatArray) -> FloatArray:

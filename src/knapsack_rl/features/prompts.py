@@ -77,7 +77,7 @@ class PromptLooks:
             ValueError: no such file; BeliefFileError, one that is damaged or of another kind.
         """
         self._looks, self._text = Looks(), TextFeatures() if features == TEXT else None
-        self._file: str | None = None  # until prompts that it lacks were said
+        self._file: str | None = None  # None once its missing prompts were reported
         self.described = "texts" if features == TEXT else ""
         if features is not None and features != TEXT:
             path = Path(features).expanduser()

@@ -64,7 +64,7 @@ def headline(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 
 def _kept(run: Run, runs: Sequence[Run]) -> dict[str, str]:
-    """What was kept and used of successes; no row where no run keeps any, or none knows the ratio."""
+    """What was kept and used of successes; no rows where no run keeps any, none of the ratio where no run knows it."""
     if not any(each.trace.kept for each in runs):
         return {}
     used = sum(kept.metrics.get("kept_used", 0.0) for kept in run.trace.kept)
