@@ -33,11 +33,10 @@ RESULTS: Final = ROOT / "benchmarks" / "results"
 # One trial's numbers: lists along the budget, and what identifies it.
 Line: TypeAlias = dict[str, Any]
 
-# Rules that are tuned alike; ours with pairs, which were the default then. AR3PO has its replay of earlier answers.
-PAIRS: Final = "calibrated-pool@prompt@group=2"
-RULES: Final = ("uniform", PAIRS, "calibrated-pool@prompt@priced@group=2", "ar3po@kept", "uniform@kept", "paper")
-# Not tuned by itself: the default runs at the setting that was chosen for pairs.
-DEFAULT: Final = "calibrated-pool@prompt"
+# Rules that are tuned alike. AR3PO has its replay of earlier answers.
+RULES: Final = (
+    "uniform", "calibrated-pool@prompt", "calibrated-pool@prompt@priced", "ar3po@kept", "uniform@kept", "paper",
+)  # fmt: skip
 LEARNING_RATES: Final = (1.0, 2.0, 4.0, 0.5)
 DIVISORS: Final = (1, 2, 4)
 REGIMES: Final = ("long", "keys", "hopeless", "skills", "tail")
@@ -309,7 +308,7 @@ def build_base_models(jobs: Sequence[Job]) -> None:
 def tuned_settings(evidence_lines: Iterable[Line], tuned: Sequence[Line]) -> dict[tuple[str, str], str]:
     """The setting of each rule on each regime that the tuning campaign has chosen, among those that were run.
 
-    The tuning campaign may go on after an evidence campaign has begun. The default has the setting of `PAIRS`.
+    The tuning campaign may go on after an evidence campaign has begun.
     """
     found: dict[tuple[str, str], str] = {}
     run = {(line["regime"].partition("/")[0], line["rule"]) for line in evidence_lines}
@@ -318,7 +317,6 @@ def tuned_settings(evidence_lines: Iterable[Line], tuned: Sequence[Line]) -> dic
             family = [line for line in tuned if line["regime"].partition("/")[0] == regime]
             lines = [line for line in family if (regime, line["rule"]) in run]
             found[regime, rule] = best_or_named(lines, rule, regime)
-        found[regime, DEFAULT] = found[regime, PAIRS].replace(PAIRS, DEFAULT)
     return found
 
 

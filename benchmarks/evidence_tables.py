@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.campaign import DEFAULT, PAIRS, Line
+from benchmarks.campaign import Line
 from knapsack_arena.compare.results import ROUNDING, first_reach, isotonic
 from knapsack_arena.statistics import (
     holm,
@@ -24,38 +24,38 @@ REPLICATIONS: Final = 20_000
 DRAWS: Final = 2_000
 # Runs below which a claim is not tested.
 FEWEST: Final = 4
-PRICED: Final = f"{DEFAULT}@priced@group=2"
+DEFAULT: Final = "calibrated-pool@prompt"
+PRICED: Final = f"{DEFAULT}@priced"
 # As registered in docs/log.md: the rule on the left is ahead of the one on the right.
-CLAIMS: Final = ((PAIRS, "uniform"), (PRICED, "uniform"), (PRICED, PAIRS), (PRICED, "ar3po@kept"))
+CLAIMS: Final = ((DEFAULT, "uniform"), (PRICED, "uniform"), (PRICED, DEFAULT), (PRICED, "ar3po@kept"))
 
-# Comparisons of settings that were not registered, or not as a claim, where both were run.
+# Comparisons of settings that were not registered, where both were run.
 COMPARED: Final = (
-    (f"{DEFAULT}@step=1/4", "uniform@step=1/4"),
-    (f"{DEFAULT}@step=1/4", "ar3po@kept@step=1/4"),
-    (f"{DEFAULT}@step=1/4", f"{PAIRS}@step=1/4"),
-    (f"{DEFAULT}@group=6@step=1/4", f"{PAIRS}@step=1/4"),
-    (f"{DEFAULT}@group=8@step=1/4", f"{PAIRS}@step=1/4"),
+    (f"{DEFAULT}@kept@step=1/4", f"{DEFAULT}@step=1/4"),
+    (f"{PRICED}@step=1/4", f"{DEFAULT}@kept@step=1/4"),
+    (f"{PRICED}@ratio@step=1/4", f"{PRICED}@step=1/4"),
+    ("benchmarks/controls.py:Shuffled@prompt@step=1/4", "uniform@step=1/4"),
+    ("beta-pool@prompt@step=1/4", f"{DEFAULT}@step=1/4"),
+    (f"{DEFAULT}@look=texts@step=1/4", f"{DEFAULT}@step=1/4"),
+    (f"{DEFAULT}@look=base@step=1/4", f"{DEFAULT}@step=1/4"),
+    (f"{DEFAULT}@group=4@step=1/4", f"{DEFAULT}@step=1/4"),
+    (f"{DEFAULT}@group=4@step=1/4", "uniform@step=1/4"),
+    (f"{DEFAULT}@group=6@step=1/4", f"{DEFAULT}@step=1/4"),
+    (f"{DEFAULT}@group=8@step=1/4", f"{DEFAULT}@step=1/4"),
     (f"{DEFAULT}@group=8@step=1/4", "uniform@step=1/4"),
-    (f"{DEFAULT}@kept@group=2@step=1/4", f"{PAIRS}@step=1/4"),
-    (f"{PRICED}@step=1/4", f"{DEFAULT}@kept@group=2@step=1/4"),
-    (f"{DEFAULT}@priced@ratio@group=2@step=1/4", f"{PRICED}@step=1/4"),
-    ("benchmarks/controls.py:Shuffled@prompt@group=2@step=1/4", "uniform@step=1/4"),
-    ("beta-pool@prompt@group=2@step=1/4", f"{PAIRS}@step=1/4"),
-    (f"{PAIRS}@look=texts@step=1/4", f"{PAIRS}@step=1/4"),
-    (f"{PAIRS}@look=base@step=1/4", f"{PAIRS}@step=1/4"),
-    (f"{DEFAULT}@priced@step=1/4", f"{PRICED}@step=1/4"),
-    (f"{DEFAULT}@priced@group=8@step=1/4", f"{PRICED}@step=1/4"),
-    (f"{DEFAULT}@priced@group=8@step=1/4", "uniform@step=1/4"),
-    (f"{DEFAULT}@priced@group=8@step=1/4", "ar3po@kept@step=1/4"),
-    ("calibrated-pool@group=2@step=1/4", f"{PAIRS}@step=1/4"),
-    ("calibrated-pool@group=2@step=1/4", "uniform@step=1/4"),
-    ("calibrated-pool@priced@group=2@step=1/4", f"{PRICED}@step=1/4"),
-    ("calibrated-pool@priced@group=2@step=1/4", "uniform@step=1/4"),
-    ("calibrated-pool@priced@group=2@step=1/4", "ar3po@kept@step=1/4"),
+    (f"{PRICED}@group=4@step=1/4", f"{PRICED}@step=1/4"),
+    (f"{PRICED}@group=8@step=1/4", f"{PRICED}@step=1/4"),
+    (f"{PRICED}@group=8@step=1/4", "uniform@step=1/4"),
+    (f"{PRICED}@group=8@step=1/4", "ar3po@kept@step=1/4"),
+    ("calibrated-pool@step=1/4", f"{DEFAULT}@step=1/4"),
+    ("calibrated-pool@step=1/4", "uniform@step=1/4"),
+    ("calibrated-pool@priced@step=1/4", f"{PRICED}@step=1/4"),
+    ("calibrated-pool@priced@step=1/4", "uniform@step=1/4"),
+    ("calibrated-pool@priced@step=1/4", "ar3po@kept@step=1/4"),
 )
 
 # Knows the true success rates of its pool of four: the ceiling of one round without memory.
-ORACLE: Final = "oracle-pool@prompt@group=2"
+ORACLE: Final = "oracle-pool@prompt"
 # Regimes whose runs may lose the prompts of a mode, and the held-out rate below which a run is then called stuck at its
 # end: others end above.
 STUCK_REGIMES: Final = ("long", "hopeless")
@@ -159,7 +159,7 @@ def evidence_tables(lines: Sequence[Line], tuned: Mapping[tuple[str, str], str],
     parts: list[str] = []
     for regime in dict.fromkeys(line["regime"].partition("/")[0] for line in lines):
         by_name = _by_name(lines, regime)
-        names = {rule: tuned[regime, rule] for rule in (DEFAULT, PAIRS, PRICED, "ar3po@kept", "uniform")}
+        names = {rule: tuned[regime, rule] for rule in (DEFAULT, PRICED, "ar3po@kept", "uniform")}
         known = {name for rule, best in names.items() for name in (rule, best)}
         others = {name: name for name in sorted(by_name) if name not in known}
         reference = by_name.get(names["uniform"], {})

@@ -22,7 +22,7 @@ MARKS: Final = ("<!-- smollm2 -->", "<!-- /smollm2 -->")
 REGIME: Final = "smollm2"
 LINES: Final = RESULTS / "smollm2.jsonl"
 # Equal division, the published rule, and the default of the TRL adapter.
-RULES: Final = ("uniform", "paper", "calibrated-pool@prompt@group=2")
+RULES: Final = ("uniform", "paper", "calibrated-pool@prompt")
 # Factors on the regime's; the best is chosen on the tuning seed, the first one.
 RATES: Final = (1.0, 0.5)
 SEEDS: Final = (0, 1)

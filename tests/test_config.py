@@ -126,7 +126,7 @@ def test_every_adapters_dialect_names_core_fields() -> None:
     for core, name in own.items():
         assert name in KnapsackGRPOConfig.__dataclass_fields__, name
         ours = KnapsackGRPOConfig.__dataclass_fields__[name].default
-        if core not in ("average", "pool", "min_count", "max_count", "min_group", "weighting"):
+        if core not in ("average", "pool", "min_count", "max_count", "weighting"):
             assert ours == getattr(defaults, core), name
 
 

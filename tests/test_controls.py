@@ -50,7 +50,7 @@ def test_mixed_groups_get_no_more_and_the_budget_is_spent() -> None:
 
 
 def test_forecasts_are_permuted() -> None:
-    context = RuleContext(groups=8, prompts=32, average=4, min_group=2)
+    context = RuleContext(groups=8, prompts=32, average=4)
     rewards = dict.fromkeys(IDS[:16], "0") | dict.fromkeys(IDS[16:], "10" * 50)
     chosen = {}
     for name in ("calibrated-pool", "shuffled"):

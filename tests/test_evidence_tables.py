@@ -56,7 +56,7 @@ def test_costs_are_shares_of_what_uniform_spends_and_chances_are_within_base_mod
         for seed in (1, 2)
         for rule, level in (("uniform", 0.4), (evidence_tables.DEFAULT, 0.6 if seed == 1 else 0.3))
     ]
-    lines += [_line(evidence_tables.ORACLE, 0.8 + 0.1 * (instance == 2), f"keys/{instance}", 1) for instance in (1, 2)]
+    lines += [_line("oracle-pool@prompt", 0.8 + 0.1 * (instance == 2), f"keys/{instance}", 1) for instance in (1, 2)]
     text = tables(lines, tuned_settings(lines, []))
     row = next(line for line in text.splitlines() if line.startswith(f"| `{evidence_tables.DEFAULT}` | 0.50 |"))
     # Half of the runs are ahead; normalised scores are 0.5 and -0.25 in both base models.
@@ -95,10 +95,10 @@ def test_the_table_compares_runs_of_one_base_model_and_seed() -> None:
         _line(rule, level + 0.01 * seed, f"keys/{instance}", seed)
         for instance, low in ((1, 0.2), (2, 0.2))
         for seed in (1, 2)
-        for rule, level in (("uniform", low), (evidence_tables.PAIRS, low + 0.4))
+        for rule, level in (("uniform", low), (evidence_tables.DEFAULT, low + 0.4))
     ]
     text = tables(lines, tuned_settings(lines, []))
-    row = next(line for line in text.splitlines() if line.startswith(f"| `{evidence_tables.PAIRS}` |"))
+    row = next(line for line in text.splitlines() if line.startswith(f"| `{evidence_tables.DEFAULT}` |"))
     assert "| 4 | +20.0 (+20.0 to +20.0) |  | 0.35 | +40.0" in row
     assert "4 of 4 | 0.125 |" in text
 
@@ -143,9 +143,9 @@ def test_passes_are_compared_run_by_run() -> None:
 
 def test_the_oracles_lead_is_the_unit() -> None:
     """Halfway between uniform and the oracle is 0.50, over the runs that both have."""
-    rules = {"uniform": 0.4, evidence_tables.DEFAULT: 0.6, f"{evidence_tables.ORACLE}@step=1/4": 0.8}
+    rules = {"uniform": 0.4, evidence_tables.DEFAULT: 0.6, "oracle-pool@prompt@step=1/4": 0.8}
     lines = [_line(rule, level, seed=seed) for rule, level in rules.items() for seed in (0, 1)]
-    names = ("uniform", evidence_tables.DEFAULT, evidence_tables.PAIRS, evidence_tables.PRICED, "ar3po@kept")
+    names = ("uniform", evidence_tables.DEFAULT, evidence_tables.PRICED, "ar3po@kept")
     text = tables(lines, {("keys", name): name for name in names})
     assert f"| `{evidence_tables.DEFAULT}` | common | 2 | +10.0 (+10.0 to +10.0) | 0.50 |" in text
-    assert f"| `{evidence_tables.ORACLE}` | step=1/4 | 2 | +20.0 (+20.0 to +20.0) | 1.00 |" in text
+    assert "| `oracle-pool@prompt` | step=1/4 | 2 | +20.0 (+20.0 to +20.0) | 1.00 |" in text

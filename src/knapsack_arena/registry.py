@@ -32,7 +32,7 @@ from knapsack_rl.beliefs.beta import HALF_LIFE_PASSES, BetaBeliefs
 from knapsack_rl.beliefs.calibrated import CalibratedBeliefs
 from knapsack_rl.beliefs.static import StaticBeliefs
 from knapsack_rl.beliefs.window import WindowBeliefs
-from knapsack_rl.config import DEFAULT_MIN_GROUP, DEFAULT_POOL, AllocationConfig, RuleName
+from knapsack_rl.config import DEFAULT_POOL, AllocationConfig, RuleName
 from knapsack_rl.kept import KeptSuccesses
 from knapsack_rl.notation import FloatArray
 from knapsack_rl.rules import AllocationRule, expected_value, oracle_rule
@@ -51,7 +51,7 @@ class RuleContext:
         truth: true success rates of prompts, used by the oracle only; None where they are unknown.
         features: what prompts look like to the policy, for rules that learn from it; None where it is unknown.
         kept: successes that replace a failed rollout, for rules that price them; None where none are kept.
-        min_group: rollouts of the smallest group, for our rules with a pool; None for the trainers' default.
+        min_group: rollouts of the smallest group, for our rules with a pool.
         step_cost: cost of a step as a share of its budget, for our rules; None to spend the budget.
         half_life_steps: the half-life of our beliefs where a record states it; None for the trainers' default.
     """
@@ -65,7 +65,7 @@ class RuleContext:
     truth: Callable[[Sequence[str]], FloatArray] | None = None
     features: FeatureSource | None = None
     kept: KeptSuccesses | None = None
-    min_group: int | None = None
+    min_group: int = 2
     step_cost: float | None = None
     half_life_steps: float | None = None
 
@@ -80,11 +80,6 @@ class RuleContext:
         if self.half_life_steps is not None:
             return self.half_life_steps
         return HALF_LIFE_PASSES * self.prompts / self.groups
-
-    @property
-    def smallest_group(self) -> int:
-        """Rollouts of the smallest group where prompts may be left out."""
-        return min(DEFAULT_MIN_GROUP, self.average, self.max_count) if self.min_group is None else self.min_group
 
     def pool(self, most: int = DEFAULT_POOL) -> int:
         """Prompts to offer for each of the ``groups``: ``most``, or fewer where the data set is too small."""
@@ -103,7 +98,7 @@ def _configured(context: RuleContext, rule: RuleName, most: int = 1) -> Strategy
         min_count=0 if most > 1 else context.min_count,
         max_count=context.max_count,
         half_life=context.half_life,
-        min_group=context.smallest_group if most > 1 or context.min_count == 0 else 2,
+        min_group=context.min_group if most > 1 or context.min_count == 0 else 2,
     )
     features = context.features if rule == "calibrated" else None
     allocator = config.make_allocator(kept=context.kept)
@@ -116,7 +111,7 @@ def _oracle(context: RuleContext, most: int = 1) -> Strategy:
         raise ValueError("the oracle needs the true success rates, which are unknown here: leave it out")
     least = 0 if most > 1 else context.min_count
     rule = oracle_rule if context.kept is None else expected_value
-    smallest = context.smallest_group if most > 1 else 2
+    smallest = context.min_group if most > 1 else 2
     allocator = KnapsackAllocator(
         StaticBeliefs(context.truth), rule, least, context.max_count, kept=context.kept, min_group=smallest
     )
@@ -131,7 +126,7 @@ def _calibrated_pilot(context: RuleContext) -> Strategy:
 def _maxrl(context: RuleContext) -> Strategy:
     """Our beliefs and pool with the value of MaxRL's loss."""
     beliefs, most = CalibratedBeliefs(context.half_life), context.max_count
-    allocator = KnapsackAllocator(beliefs, maxrl_rule, 0, most, min_group=context.smallest_group)
+    allocator = KnapsackAllocator(beliefs, maxrl_rule, 0, most, min_group=context.min_group)
     return OneRound(allocator, context.pool(), context.features)
 
 

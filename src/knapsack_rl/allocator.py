@@ -86,8 +86,7 @@ class KnapsackAllocator(SavedToFile):
                 one group is always allowed.
             kept: successes that replace a rollout of a group that fails as a whole; the trainer adds them.
                 The rule is told which prompts have one. None if none are kept.
-            min_group: rollouts of the smallest group: a prompt gets none, or at least so many; the whole budget in a
-                step whose budget is smaller.
+            min_group: rollouts of the smallest group: a prompt gets none, or at least so many.
             step_cost: cost of a step beside its rollouts, as a share of the budget. With it a plan spends what this
                 step deserves (`knapsack_rl.knapsack.step_budget`), at most the budget. None spends the budget.
             least_budget: least share of the budget that such a plan spends.
@@ -144,7 +143,7 @@ class KnapsackAllocator(SavedToFile):
             spent = self._tokens(tokens_P, low_P, budget, step)
         elif self.step_cost is not None:
             spent = self._best_budget(problem, low_P, budget, self.step_cost, self.least_budget)
-        solution = solve(problem.marginals, spent, low_P, problem.high_P, tokens_P, self._smallest(budget))
+        solution = solve(problem.marginals, spent, low_P, problem.high_P, tokens_P, self.min_group)
         return Plan(
             step=step,
             prompt_ids=ids,
@@ -204,14 +203,9 @@ class KnapsackAllocator(SavedToFile):
         self, problem: AllocationProblem, low_P: IntArray, budget: int, step_cost: float, least_budget: float
     ) -> int:
         """The rollouts that a step deserves, at most the budget; cost and least are shares of it."""
-        smallest = self._smallest(budget)
-        least = min(max(math.ceil(least_budget * budget), int(low_P.sum()), smallest), budget)
+        least = min(max(math.ceil(least_budget * budget), int(low_P.sum()), self.min_group), budget)
         cost = step_cost * budget
-        return best_budget(problem.marginals, least, budget, low_P, problem.high_P, cost, smallest)
-
-    def _smallest(self, budget: int) -> int:
-        """Rollouts of the smallest group of a step: the last batch of a data set may have few."""
-        return min(self.min_group, max(budget, 2))
+        return best_budget(problem.marginals, least, budget, low_P, problem.high_P, cost, self.min_group)
 
     def _tokens(self, tokens_P: FloatArray, low_P: IntArray, budget: int, step: int) -> float:
         """The step's budget in tokens; never below what the lower limits ask for."""

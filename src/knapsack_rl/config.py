@@ -28,8 +28,6 @@ RULES: tuple[RuleName, ...] = get_args(RuleName)
 CHOOSING: tuple[RuleName, ...] = ("calibrated", "beta")
 # The laboratory's tuning seeds have four ahead of two (docs/log.md).
 DEFAULT_POOL = 4
-# Rollouts of the smallest group where prompts may be left out: pairs are no better on any regime (docs/log.md).
-DEFAULT_MIN_GROUP = 4
 # Most rollouts of a prompt: the paper's limit, or this many times the average where that is more.
 MOST, MOST_AVERAGES = 128, 4
 # Half-life in steps where the length of a pass over the data is not known: about an epoch of the paper's runs.
@@ -66,8 +64,7 @@ class AllocationConfig:
             that it is another one (`knapsack_rl.beliefs.reward_check`).
         weighting: ``prompt`` (advantages are scaled so that every prompt weighs the same in the loss) or ``rollout`` (a
             prompt weighs by its number of rollouts). None: ``prompt`` for the rules that choose, else ``rollout``.
-        min_group: rollouts of the smallest group: a prompt gets none, or at least so many. None: 4 where prompts may be
-            left out, at most ``average`` and ``max_count``; else 2.
+        min_group: rollouts of the smallest group: a prompt gets none, or at least so many.
         budget: ``fixed`` spends the budget of each step; ``adaptive`` spends what the step deserves
             (`knapsack_rl.knapsack.step_budget`), at most the budget; ``tokens`` spends the tokens that the budget's
             rollouts take at the mean expected length, and a prompt's rollout costs its own.
@@ -88,7 +85,7 @@ class AllocationConfig:
     half_life: float | None = None
     success_threshold: float | None = None
     weighting: Weighting | None = None
-    min_group: int | None = None
+    min_group: int = 2
     budget: Budget = "fixed"
     step_cost: float = STEP_COST
     least_budget: float = LEAST_BUDGET
@@ -110,28 +107,26 @@ class AllocationConfig:
                 f"min_count is {self.min_count} with pool={pool}: a pool is there to choose from, so leave min_count "
                 "away, or set it to 0"
             )
-        least = (0 if pool > 1 else self.min_group or 2) if self.min_count is None else self.min_count
+        least = (0 if pool > 1 else self.min_group) if self.min_count is None else self.min_count
         if least < 0 or least == 1:
             raise ValueError(f"min_count is {least}: a group of one has no gradient, use 0 or at least 2")
         most = max(MOST, MOST_AVERAGES * self.average) if self.max_count is None else self.max_count
-        smallest = self.min_group
-        if smallest is None:
-            smallest = 2 if least else min(DEFAULT_MIN_GROUP, self.average, most)
-        if 0 < least < smallest:
+        if 0 < least < self.min_group:
             raise ValueError(
-                f"min_count is {least}, below min_group ({smallest}): raise it, or set it to 0 so that prompts may be"
-                " left out"
+                f"min_count is {least}, below min_group ({self.min_group}): raise it, or set it to 0 so that prompts"
+                " may be left out"
             )
-        if most < max(least, smallest):
-            raise ValueError(f"max_count is {most}: it must be at least min_group ({smallest}) and min_count ({least})")
+        if most < max(least, self.min_group):
+            raise ValueError(
+                f"max_count is {most}: it must be at least min_group ({self.min_group}) and min_count ({least})"
+            )
         if not least <= self.average <= most:
             raise ValueError(
                 f"average is {self.average}: the average number of rollouts must lie between min_count ({least}) and "
                 f"max_count ({most})"
             )
         weighting = self.weighting or ("prompt" if chooses else "rollout")
-        found = {"pool": pool, "min_count": least, "max_count": most, "min_group": smallest, "weighting": weighting}
-        for name, value in found.items():
+        for name, value in (("pool", pool), ("min_count", least), ("max_count", most), ("weighting", weighting)):
             object.__setattr__(self, name, value)
 
     def make_allocator(
@@ -151,7 +146,7 @@ class AllocationConfig:
         elif self.rule == "paper":
             beliefs = WindowBeliefs()
         rule = {"paper": paper_rule, "uniform": uniform_rule}.get(self.rule, expected_value)
-        assert self.min_count is not None and self.max_count is not None and self.min_group is not None
+        assert self.min_count is not None and self.max_count is not None
         allocator = KnapsackAllocator(
             beliefs, rule, self.min_count, self.max_count, kept=kept, min_group=self.min_group
         )

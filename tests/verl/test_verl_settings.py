@@ -105,9 +105,7 @@ def test_verl_accepts_a_pool_and_calibrated_beliefs() -> None:
 def test_verl_accepts_the_overrides(mode: str) -> None:
     settings = {"rule": "paper", "max_n": 64, "half_life": 12.5, "trace_file": "none", "prompt_id": "content"}
     composed = config(GRPO, "actor_rollout_ref.rollout.n=8", *overrides(mode, **settings))
-    expected = (
-        DEFAULTS | settings | {"trace_file": None, "pool": 1, "min_n": 2, "min_group": 2, "group_weighting": "rollout"}
-    )
+    expected = DEFAULTS | settings | {"trace_file": None, "pool": 1, "min_n": 2, "group_weighting": "rollout"}
     expected |= {"features": None, "ask": False}  # of no use to this rule
     assert check_config(composed).by_name() == expected | {"actor_rollout_ref.rollout.n": 8}
     assert composed.trainer.v1.trainer_mode == mode

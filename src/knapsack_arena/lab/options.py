@@ -7,7 +7,7 @@
 | `maxrl` | they are divided by the group's mean reward |
 | `lr=F` | the regime's learning rate times F |
 | `step=1/N` | steps of 1/N of the regime's groups and rollouts, so N times as many updates for the same rollouts |
-| `group=N` | the smallest group of our rules with a pool has N rollouts; else 4, as by default |
+| `group=N` | the smallest group of our rules with a pool has N rollouts |
 | `cost=F` | a step costs F times its budget beside its rollouts: our rules spend what a step deserves |
 | `look=base`, `look=texts` | prompts are told apart by the base model's states, or texts; else by their first look |
 | `kept` | a prompt's last success replaces a rollout of a group of failures |
@@ -37,7 +37,7 @@ class Options:
         learning_rate: factor on the regime's.
         divisor: a step has the regime's groups and rollouts divided by this.
         priced: whether the rule knows which prompts have a kept success.
-        min_group: rollouts of the smallest group; None for the default.
+        min_group: rollouts of the smallest group.
         step_cost: cost of a step as a share of its budget; None to spend the budget.
         look: what tells prompts apart, beside the present confidence.
     """
@@ -46,7 +46,7 @@ class Options:
     learning_rate: float = 1.0
     divisor: int = 1
     priced: bool = False
-    min_group: int | None = None
+    min_group: int = 2
     step_cost: float | None = None
     look: LookName = "policy"
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from knapsack_rl.config import DEFAULT_MIN_GROUP, RULES, AllocationConfig, from_dialect
+from knapsack_rl.config import RULES, AllocationConfig, from_dialect
 from knapsack_rl.console.arguments import file_name, whole_number
 
 # Options by the core fields that they set.
@@ -48,17 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " on: the rollouts of one prompt in N, and any prompt may get none",
     )  # fmt: skip
     parser.add_argument(
-        "--min",
-        type=whole_number(),
-        metavar="N",
-        help="least per prompt; 0: any may get none (default: 0 with a pool, else --min-group)",
+        "--min", type=whole_number(), metavar="N", help="least per prompt; 0: any may get none (default: --min-group)"
     )
     parser.add_argument(
         "--max", type=whole_number(), metavar="N", help="most per prompt (default: 128, or 4 times --average)"
     )
     parser.add_argument(
-        "--min-group", type=whole_number(), metavar="N", help="a prompt gets none, or at least this many (default: "
-        f"{DEFAULT_MIN_GROUP} where any may get none, at most --average; else 2)",
+        "--min-group", type=whole_number(), default=AllocationConfig.min_group, metavar="N",
+        help="a prompt gets none, or at least this many",
     )  # fmt: skip
     parser.add_argument(
         "--rule",
@@ -96,8 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     from knapsack_rl.allocate.rows import detect_format, read_evidence
 
     config = _config(arguments)
-    assert config.pool is not None and config.min_group is not None
-    assert config.min_count is not None and config.max_count is not None
+    assert config.pool is not None and config.min_count is not None and config.max_count is not None
     output = None if arguments.output is None or str(arguments.output) in STANDARD_OUTPUT else arguments.output
     name, data = _read(arguments.input)
     file_format = arguments.format or detect_format(name, data)
@@ -127,8 +123,7 @@ def _config(arguments: argparse.Namespace) -> AllocationConfig:
     """The options as a checked configuration; --budget leaves the average open, so any valid one will do."""
     given = {name: getattr(arguments, name.lstrip("-").replace("-", "_")) for name in ALIASES.values()}
     if arguments.budget is not None:
-        smallest = arguments.min_group or min(DEFAULT_MIN_GROUP, arguments.budget)
-        given["--average"] = max(arguments.min or 0, smallest, 2)
+        given["--average"] = max(arguments.min or 0, arguments.min_group, 2)
     return from_dialect(ALIASES, {name: value for name, value in given.items() if value is not None})
 
 

@@ -15,7 +15,7 @@ from knapsack_rl.beliefs.calibrated import CalibratedBeliefs
 from knapsack_rl.beliefs.forecast import Forecast
 from knapsack_rl.beliefs.static import StaticBeliefs
 from knapsack_rl.beliefs.window import WindowBeliefs
-from knapsack_rl.config import RuleName
+from knapsack_rl.config import AllocationConfig, RuleName
 from knapsack_rl.knapsack.limits import same_limits
 from knapsack_rl.notation import FloatArray, IntArray
 from knapsack_rl.outcomes import Outcomes
@@ -57,7 +57,7 @@ def decide(
     budget: int,
     min_count: int,
     max_count: int,
-    min_group: int = 2,
+    min_group: int = AllocationConfig.min_group,
 ) -> Decision:
     """Divide a budget over prompts.
 

@@ -87,7 +87,7 @@ class AllocatedDatasetBuilder(RLDatasetBuilder):  # type: ignore[misc]  # Any, i
     pool: int | None = AllocationConfig.pool
     min_rollouts: int | None = AllocationConfig.min_count
     max_rollouts: int | None = AllocationConfig.max_count
-    min_group: int | None = AllocationConfig.min_group
+    min_group: int = AllocationConfig.min_group
     budget: Budget = AllocationConfig.budget
     step_cost: float = AllocationConfig.step_cost
     least_budget: float = AllocationConfig.least_budget

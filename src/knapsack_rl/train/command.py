@@ -80,13 +80,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--min",
         metavar="N",
         type=whole_number(),
-        help="least rollouts of a prompt (default: 0 with a pool, else --min-group)",
+        help="least rollouts of a prompt (default: --min-group, with a pool 0)",
     )
     add(
         "--max", metavar="N", type=whole_number(), help="most rollouts of a prompt (default: 128, or 4 times --average)"
     )
     add("--min-group", metavar="N", type=whole_number(), help="a prompt that is trained on gets at least this many "
-        f"(default: {most.min_group} with a pool, at most the average; else 2)")  # fmt: skip
+        f"(default: {most.min_group})")  # fmt: skip
     add("--half-life", metavar="STEPS", type=float, help="generation steps after which an observation counts half "
         "(default: 4 passes over the data)")  # fmt: skip
     add("--success-threshold", metavar="X", type=float, help="least reward that is a success (default: found)")

@@ -68,12 +68,9 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
         default=None,
         metadata={"help": "Most rollouts of a prompt. Default: 128, or 4 times num_generations where that is more."},
     )
-    min_group: int | None = field(
-        default=None,
-        metadata={
-            "help": "Rollouts of the smallest group: a prompt gets none, or at least so many; from 2. Default: 4 where "
-            "prompts may be left out, at most num_generations; else 2."
-        },
+    min_group: int = field(
+        default=AllocationConfig.min_group,
+        metadata={"help": "Rollouts of the smallest group: a prompt gets none, or at least so many; from 2."},
     )
     success_threshold: float | None = field(
         default=None,
@@ -128,7 +125,7 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
             self.trace_file = None
         if self.features not in ("hidden_states", "none"):
             raise ValueError(f"features is {self.features!r}: choose 'hidden_states' or 'none'")
-        self._chosen = {name: getattr(self, name) for name in ("pool", "min_generations", "min_group")}
+        self._chosen_pool, self._chosen_least = self.pool, self.min_generations
         self._take_resolved()
         check_pool(self.allocation.pool, self.num_generations)
         if self.load_best_model_at_end and self.save_strategy == "steps" and not self._saves_between_blocks():
@@ -155,12 +152,13 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
 
     def fit_pool(self, most: int) -> None:
         """Limit the default pool to ``most`` prompts per trained prompt; an explicitly set pool is not changed."""
-        self._allocation = from_dialect(ALIASES, vars(self) | self._chosen, most_pool=most)
+        chosen = {"pool": self._chosen_pool, "min_generations": self._chosen_least}
+        self._allocation = from_dialect(ALIASES, vars(self) | chosen, most_pool=most)
         self._take_resolved()
 
     def _take_resolved(self) -> None:
         """Write the resolved defaults into the fields, so that a printed config shows them."""
-        for core, name in {"pool": "pool", "min_group": "min_group", **ALIASES}.items():
+        for core, name in {"pool": "pool", **ALIASES}.items():
             setattr(self, name, getattr(self._allocation, core))
 
     def _saves_between_blocks(self) -> bool:

@@ -149,8 +149,8 @@ class Settings:
         Raises:
             ConfigError: they cannot fill the pool that was asked for.
         """
-        # Those that follow from one another, unless they were set.
-        open_ = {name for name in ("pool", "min_count", "min_group") if ALIASES.get(name, name) not in self.given}
+        # The two that follow from one another, unless they were set.
+        open_ = {name for name in ("pool", "min_count") if ALIASES.get(name, name) not in self.given}
         chosen = {name: value for name, value in vars(self.allocation).items() if name not in open_}
         allocation = from_dialect({}, chosen, most_pool=batches)
         assert allocation.pool is not None
