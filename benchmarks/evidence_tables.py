@@ -44,6 +44,8 @@ COMPARED: Final = (
     (f"{DEFAULT}@group=8@step=1/4", f"{DEFAULT}@step=1/4"),
     (f"{DEFAULT}@group=8@step=1/4", "uniform@step=1/4"),
     (f"{PRICED}@group=4@step=1/4", f"{PRICED}@step=1/4"),
+    (f"{PRICED}@group=4@step=1/4", "uniform@step=1/4"),
+    (f"{PRICED}@group=4@step=1/4", "ar3po@kept@step=1/4"),
     (f"{PRICED}@group=8@step=1/4", f"{PRICED}@step=1/4"),
     (f"{PRICED}@group=8@step=1/4", "uniform@step=1/4"),
     (f"{PRICED}@group=8@step=1/4", "ar3po@kept@step=1/4"),
