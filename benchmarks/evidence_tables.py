@@ -29,7 +29,7 @@ PRICED: Final = f"{DEFAULT}@priced"
 # As registered in docs/log.md: the rule on the left is ahead of the one on the right.
 CLAIMS: Final = ((DEFAULT, "uniform"), (PRICED, "uniform"), (PRICED, DEFAULT), (PRICED, "ar3po@kept"))
 
-# Comparisons of settings that were not registered, where both were run.
+# Comparisons of settings that are no claims, where both were run; docs/log.md says which were registered.
 COMPARED: Final = (
     (f"{DEFAULT}@kept@step=1/4", f"{DEFAULT}@step=1/4"),
     (f"{PRICED}@step=1/4", f"{DEFAULT}@kept@step=1/4"),
@@ -344,11 +344,11 @@ def _claims(by_name: Mapping[str, Mapping[Run, Line]], names: Mapping[str, str])
 
 
 def _compared(by_name: Mapping[str, Mapping[Run, Line]]) -> Iterator[str]:
-    """The comparisons that were not registered, without tests."""
+    """The comparisons that are no claims, without tests."""
     found = {pair: _differences(by_name, *pair) for pair in COMPARED}
     rows = [f"| `{one}` minus `{other}` | {_summary(both)} |" for (one, other), both in found.items() if both]
     if rows:
-        yield "| not registered | area, points | runs ahead |\n| --- | ---: | ---: |"
+        yield "| other comparisons | area, points | runs ahead |\n| --- | ---: | ---: |"
     yield from rows
 
 

@@ -13,7 +13,7 @@ Not ahead of what they are built from (docs/log.md, 28 November 2026). Run from 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,11 +23,13 @@ from scipy.special import betaln
 from knapsack_arena.published.ar3po import Ar3po
 from knapsack_arena.registry import RuleContext, make_strategy
 from knapsack_arena.strategies import Batch, OneRound, RolloutRequest, StepGenerator, StepSpec, take_unseen
-from knapsack_arena.strategies.groups import equal_request, group_size, join, pick
+from knapsack_arena.strategies.groups import join, pick
 from knapsack_rl.allocator import KnapsackAllocator
 from knapsack_rl.beliefs.forecast import Forecast
 from knapsack_rl.files import SavedToFile, State
 from knapsack_rl.notation import BoolArray, FloatArray, IntArray
+from knapsack_rl.outcomes import Outcomes
+from knapsack_rl.values import expected_knapsack_marginals, kept_success_marginals
 
 ROUNDS = 4
 # Most rollouts of a group in one round.
@@ -90,21 +92,18 @@ class TwoPool(FourRounds):
 def worth(forecast: Forecast, counts_P: IntArray, wins_P: IntArray, kept_P: BoolArray) -> FloatArray:
     """Worth of each further rollout of a round, ``[P, MOST]``, with q = 1 - p and g = p q^2.
 
-    After failures the rollout after j more of them mixes the group with probability q^j p, after successes with p^j q.
-    In a group that is not begun, rollout n + 1 adds both to the value of n. Failures with a kept success are mixed.
+    In a group that is not begun it is the rule's own. After failures the rollout after j more of them mixes the group
+    with probability q^j p, after successes with p^j q. Failures with a kept success are mixed.
     """
-    a_P, b_P = (forecast.alpha_P + wins_P)[:, None], (forecast.beta_P + counts_P - wins_P)[:, None]
-    j_N = np.arange(MOST)[None]
-    ends_failures = np.exp(betaln(a_P + 2, b_P + 2 + j_N) - betaln(a_P, b_P))  # E[g p q^j]
-    ends_successes = np.exp(betaln(a_P + 1 + j_N, b_P + 3) - betaln(a_P, b_P))  # E[g q p^j]
-    ends_failures[kept_P] = 0
     new_P, lost_P = counts_P == 0, counts_P - wins_P
-    found_P_N = np.where(new_P[:, None], ends_failures + ends_successes, 0.0)
-    found_P_N[new_P, 0] = 0
-    # With a kept success two rollouts have E[g (1 - p^2)], of which E[g q p] is there already.
-    found_P_N[new_P & kept_P, 1] += ends_successes[new_P & kept_P, 0]
-    only_lost_P, only_won_P = (lost_P > 0) & (wins_P == 0), (wins_P > 0) & (lost_P == 0)
-    found_P_N[only_lost_P], found_P_N[only_won_P] = ends_failures[only_lost_P], ends_successes[only_won_P]
+    alpha_P, beta_P = forecast.alpha_P + wins_P, forecast.beta_P + lost_P
+    found_P_N = np.zeros((len(counts_P), MOST))
+    for rows_P, marginals in ((new_P & ~kept_P, expected_knapsack_marginals), (new_P & kept_P, kept_success_marginals)):
+        found_P_N[rows_P] = marginals(alpha_P[rows_P], beta_P[rows_P], MOST)
+    a_P, b_P, j_N = alpha_P[:, None], beta_P[:, None], np.arange(MOST)[None]
+    lost_only_P, won_only_P = (lost_P > 0) & (wins_P == 0) & ~kept_P, (wins_P > 0) & (lost_P == 0)
+    found_P_N[lost_only_P] = np.exp(betaln(a_P + 2, b_P + 2 + j_N) - betaln(a_P, b_P))[lost_only_P]  # E[g p q^j]
+    found_P_N[won_only_P] = np.exp(betaln(a_P + 1 + j_N, b_P + 3) - betaln(a_P, b_P))[won_only_P]  # E[g q p^j]
     return found_P_N
 
 
@@ -130,19 +129,12 @@ class PricedStages(Ar3po):
 
     def __init__(self, context: RuleContext) -> None:
         super().__init__()
-        object.__setattr__(self, "kept", context.kept)
+        object.__setattr__(self, "kept", context.kept)  # the base class is frozen
 
-    def step(self, spec: StepSpec) -> StepGenerator:
-        """Generate stages until all prompts are solved or have a kept success."""
-        per_stage = max(2, group_size(spec) // 2)
-        open_ids: Sequence[str] = spec.take(spec.groups)
-        generated = join(spec.step, [])
-        for _ in range(self.stages):
-            outcomes = yield equal_request(open_ids, per_stage)
-            generated = join(spec.step, [generated, outcomes])
-            failed = [generated.prompt_ids[i] for i in np.flatnonzero(generated.successes_P == 0).tolist()]
-            has_P = [False] * len(failed) if self.kept is None else self.kept.has(failed, spec.step).tolist()
-            open_ids = [prompt_id for prompt_id, has in zip(failed, has_P, strict=True) if not has]
-            if not open_ids:
-                break
-        return Batch(pick(generated, generated.attempts_P >= 2))
+    def unsolved(self, generated: Outcomes) -> tuple[str, ...]:
+        """Without those that have a kept success."""
+        failed = super().unsolved(generated)
+        if self.kept is None:
+            return failed
+        has_P = self.kept.has(failed, generated.step).tolist()
+        return tuple([prompt_id for prompt_id, has in zip(failed, has_P, strict=True) if not has])

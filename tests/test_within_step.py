@@ -22,7 +22,7 @@ def gain(p: float) -> float:
 
 @pytest.mark.parametrize("rate", [0.1, 0.6])
 def test_a_rollout_is_worth_the_chance_that_it_mixes_the_group(rate: float) -> None:
-    """At rates that are all but known: a new group, two failures, two successes, mixed; the first and third kept."""
+    """Rates all but known: a new group, two failures, two successes, mixed, two failures with a kept success."""
     known = Forecast(np.full(5, rate), np.full(5, 1e7), np.ones(5, dtype=bool), np.ones(5))
     counts, wins = np.array([0, 2, 2, 4, 2]), np.array([0, 0, 2, 1, 0])
     found = worth(known, counts, wins, np.array([False, False, False, False, True])) / gain(rate)

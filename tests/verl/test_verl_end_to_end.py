@@ -97,7 +97,7 @@ def assert_repeats(again: Sequence[Step], first: Sequence[Step]) -> None:
 
     The policy and the state are restored bit by bit; but rollouts reach the trainer in any order, so that its sums, and
     after an update its weights, differ in the last bits. A look is rounded to 0.01: now and then one falls on the other
-    side (seen once in some thirty runs). Forecasts then differ by as little, and a plan may.
+    side. Forecasts then differ by as little, and a plan may, so that later steps are not compared.
     """
     for position, (mine, other) in enumerate(zip(again, first, strict=True)):
         assert mine.log_odds_P is not None

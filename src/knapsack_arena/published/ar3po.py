@@ -12,6 +12,7 @@ import numpy as np
 from knapsack_arena.strategies import Batch, StepGenerator, StepSpec
 from knapsack_arena.strategies.groups import equal_request, group_size, join, pick
 from knapsack_rl.files import SavedToFile
+from knapsack_rl.outcomes import Outcomes
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,11 @@ class Ar3po(SavedToFile):
         for _ in range(self.stages):
             outcomes = yield equal_request(open_ids, per_stage)
             generated = join(spec.step, [generated, outcomes])
-            open_ids = tuple([generated.prompt_ids[i] for i in np.flatnonzero(generated.successes_P == 0).tolist()])
+            open_ids = self.unsolved(generated)
             if not open_ids:
                 break
         return Batch(pick(generated, generated.attempts_P >= 2))
+
+    def unsolved(self, generated: Outcomes) -> tuple[str, ...]:
+        """The prompts of a step that get another stage."""
+        return tuple([generated.prompt_ids[i] for i in np.flatnonzero(generated.successes_P == 0).tolist()])
