@@ -4,13 +4,17 @@ A few steps of the TRL trainer with its default configuration, SmolLM2-135M on p
 of a fixed length. Shares are those of the report (`Run.allocator_share`), read from the run's trace. Most of it are the
 looks, whose share falls with the length of answers, and rises with the speed of generation.
 
-    python -m benchmarks.overhead [--tokens 64,128,256] [--steps 4] [--prompts 4]
+``--looks`` times the looks alone instead, with the common tokens of all prompts read once and with whole prompts, by
+turns: as the chat template has them, and with a longer system prompt.
+
+    python -m benchmarks.overhead [--tokens 64,128,256] [--steps 4] [--prompts 4] [--looks]
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,13 +56,51 @@ def shares(tokens: int, steps: int, prompts: int) -> tuple[FloatArray, int]:
     return np.array([clock["overhead"] / clock["step"] for clock in clocks]), int(np.mean(lengths))
 
 
+def looks(prompts: int, rounds: int = 5) -> list[tuple[int, int, float, float]]:
+    """Common tokens, tokens of all prompts, seconds of a look at whole prompts and with common tokens read once."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from knapsack_rl.features.policy import hidden_states
+    from knapsack_rl.features.shared_prefix import SharedPrefix
+    from knapsack_rl.tasks.models import model_path
+    from knapsack_rl.tasks.prompts import as_chat, load_prompts
+
+    model = AutoModelForCausalLM.from_pretrained(model_path("smollm2")).float().eval()
+    tokenizer = AutoTokenizer.from_pretrained(model_path("smollm2"))
+    chats = as_chat(load_prompts("reasoning-gym:gcd?size=200").train)["prompt"][:prompts]
+    rows = []
+    for words in (0, 500):
+        system = [{"role": "system", "content": "Answer in a few words. " * (words // 5)}] if words else []
+        ids = [tokenizer.apply_chat_template(system + chat, add_generation_prompt=True)["input_ids"] for chat in chats]
+        prefix = SharedPrefix()
+        hidden_states(model, ids, prefix=prefix)
+        assert prefix.works
+        seconds = []
+        for _ in range(rounds):
+            began = time.perf_counter()
+            hidden_states(model, ids)
+            between = time.perf_counter()
+            hidden_states(model, ids, prefix=prefix)
+            seconds.append((between - began, time.perf_counter() - between))
+        whole, once = np.median(seconds, axis=0).tolist()
+        rows.append((prefix.tokens(ids, lambda own: own), sum(map(len, ids)), whole, once))
+    return rows
+
+
 def main() -> None:
     """Print a table, a row for each length of answers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", default="64,128,256", help="lengths of answers")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--prompts", type=int, default=4, help="prompts per step under equal division")
+    parser.add_argument("--looks", action="store_true", help="time the looks alone")
     given = parser.parse_args()
+    if given.looks:
+        print(f"{machine()}\n\n| common tokens | tokens of all prompts | whole, s | common once, s | share |")
+        print("|---|---|---|---|---|")
+        for common, total, whole, once in looks(4 * given.prompts):
+            print(f"| {common} | {total} | {whole:.2f} | {once:.2f} | {once / whole:.2f} |", flush=True)
+        return
     print(f"{machine()}\n\n| tokens of an answer | of a prompt | in the library |")
     print("|---|---|---|")
     for tokens in map(int, given.tokens.split(",")):

@@ -35,7 +35,7 @@ def plain(model: Any, prompt: list[int]) -> np.ndarray:
 @pytest.mark.parametrize(("tokens", "passes"), [(1, 4), (9, 2), (1000, 1)])
 def test_they_are_those_of_a_plain_forward_pass(tokens: int, passes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many prompts share a pass: one, some of unequal length, all."""
-    monkeypatch.setattr(policy.batches_of, "__defaults__", (tokens, 1000, 10.0))
+    monkeypatch.setattr(policy.batches_of, "__defaults__", (tokens, 1000, 10.0, 0))
     model = small.model().eval()
     sizes: list[tuple[int, ...]] = []
     model.register_forward_pre_hook(lambda _, args, given: sizes.append(given["input_ids"].shape), with_kwargs=True)
@@ -47,7 +47,7 @@ def test_they_are_those_of_a_plain_forward_pass(tokens: int, passes: int, monkey
 
 def test_processes_with_fewer_prompts_make_as_many_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sharded weights need every process in each pass; the surplus changes nothing."""
-    monkeypatch.setattr(policy.batches_of, "__defaults__", (9, 1000, 10.0))
+    monkeypatch.setattr(policy.batches_of, "__defaults__", (9, 1000, 10.0, 0))
     model, asked = small.model().eval(), []
     passes: list[int] = []
     model.register_forward_pre_hook(lambda *_: passes.append(1))

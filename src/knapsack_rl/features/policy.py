@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from knapsack_rl.beliefs.looks import log_odds
+from knapsack_rl.features.shared_prefix import Prefix, SharedPrefix
 from knapsack_rl.notation import FloatArray, PromptFeatures
 
 # Most tokens of a forward pass, padding included, unless one prompt is longer: all layers of a 7B model take 1.7 GB.
@@ -48,6 +49,7 @@ def hidden_states(
     device: torch.device | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     passes: Callable[[int], int] | None = None,
+    prefix: SharedPrefix | None = None,
 ) -> torch.Tensor:
     """`policy_features` of each prompt, by its last two layers; ``[P, 2 * hidden + 1]``, float32.
 
@@ -61,6 +63,8 @@ def hidden_states(
         autocast: makes the context in which the trainer calls the model (``accelerator.autocast``).
         passes: the number of forward passes that every process makes, given the number that this one needs: sharded
             weights need all processes in each of them. None: there is one process.
+        prefix: the same object at each look at a model; tokens that all prompts begin with are then read once, where
+            the model can do so. None: prompts are read whole.
 
     Raises:
         ValueError: the model does not return hidden states and logits of these positions.
@@ -69,24 +73,42 @@ def hidden_states(
     device = next(model.parameters()).device if device is None else device
     empty = [i for i, prompt in enumerate(prompts) if not len(prompt)]
     prompts = [prompt if len(prompt) else [0] for prompt in prompts]
-    batches = batches_of([len(prompt) for prompt in prompts])
-    needed = len(batches) if passes is None else passes(len(batches))
-    found: torch.Tensor | None = None
+    most = (lambda own: own) if passes is None else passes
+    shared = 0 if prefix is None else prefix.tokens(prompts, most)
     with _evaluating(model), autocast():
-        for number in range(needed):
-            batch = batches[min(number, len(batches) - 1)]
-            seen = _ends(model, [prompts[i] for i in batch], device)
-            if found is None:
-                found = seen.new_empty(len(prompts), seen.shape[1])
-            if number < len(batches):
-                found[batch] = seen
-    assert found is not None
+        if prefix is None or not shared:
+            found = _read(model, prompts, device, most)
+        else:
+            found = prefix.used(lambda shared: _read(model, prompts, device, most, shared), shared, most)
     found[empty] = torch.nan
     return found
 
 
+def _read(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    device: torch.device,
+    most: Callable[[int], int],
+    shared: int = 0,
+) -> torch.Tensor:
+    """`policy_features` of prompts, by batches; the first tokens, of which all have ``shared``, are read once."""
+    prefix = Prefix(model, prompts[0][:shared], device) if shared else None
+    rests = [prompt[shared:] for prompt in prompts]
+    batches = batches_of([len(rest) for rest in rests], shared=shared)
+    found: torch.Tensor | None = None
+    for number in range(most(len(batches))):
+        batch = batches[min(number, len(batches) - 1)]
+        seen = _ends(model, [rests[i] for i in batch], device, prefix)
+        if found is None:
+            found = seen.new_empty(len(prompts), seen.shape[1])
+        if number < len(batches):
+            found[batch] = seen
+    assert found is not None
+    return found
+
+
 def batches_of(
-    lengths: Sequence[int], tokens: int = TOKENS, logits: int = LOGITS, padded: float = PADDED
+    lengths: Sequence[int], tokens: int = TOKENS, logits: int = LOGITS, padded: float = PADDED, shared: int = 0
 ) -> list[list[int]]:
     """Divide prompts into batches of similar length, bounded in tokens, in logits and in padding.
 
@@ -95,6 +117,8 @@ def batches_of(
         tokens: bounds the prompts of a batch times the longest of them.
         logits: bounds its prompts times the number of their lengths: positions at which some prompt ends.
         padded: bounds its prompts times the longest of them, divided by the tokens of all.
+        shared: tokens in front of every prompt that were read before; ``tokens`` counts them too, because each row of a
+            forward pass has a copy of their cache.
 
     Returns:
         Positions of the prompts of each batch; a prompt beyond the bounds is a batch by itself.
@@ -106,8 +130,8 @@ def batches_of(
         different += not batch or lengths[batch[-1]] != lengths[i]
         size = len(batch) + 1
         own += lengths[i]
-        most = min(tokens, padded * own)
-        if not batch or size * lengths[i] > most or size * different > logits:
+        wide = size * (shared + lengths[i]) > tokens or size * lengths[i] > padded * own
+        if not batch or wide or size * different > logits:
             batches.append([])
             different, own = 1, lengths[i]
         batches[-1].append(i)
@@ -119,15 +143,16 @@ def as_prompt_features(features_P_F: FloatArray) -> PromptFeatures:
     return PromptFeatures(features_P_F[:, :-1], log_odds(features_P_F[:, -1:]))
 
 
-def _ends(model: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
-    """`policy_features` of prompts by one forward pass."""
+def _ends(model: Any, prompts: Sequence[Sequence[int]], device: torch.device, prefix: Prefix | None) -> torch.Tensor:
+    """`policy_features` of prompts by one forward pass, which continues from a prefix of all, if there is one."""
     tokens, mask = _right_padded(prompts, device)
     # Counted from the end, because prompt tuning puts virtual tokens in front.
     rows, last = torch.arange(len(tokens), device=device), mask.sum(1) - 1 - tokens.shape[1]
     # Only the logits where some prompt ends, because a vocabulary is wide; through the whole model, because what shards
     # weights (FSDP, DeepSpeed) gathers them there.
     kept, place = torch.unique(last, return_inverse=True)
-    seen = model(input_ids=tokens, attention_mask=mask, output_hidden_states=True, use_cache=False, logits_to_keep=kept)
+    context = {"attention_mask": mask, "use_cache": False} if prefix is None else prefix.arguments(mask)
+    seen = model(input_ids=tokens, output_hidden_states=True, logits_to_keep=kept, **context)
     states = getattr(seen, "hidden_states", None)
     if not states or len(states) < 2 or states[-1].shape[1] < tokens.shape[1]:
         raise ValueError("the model returns no hidden states of its last two layers")

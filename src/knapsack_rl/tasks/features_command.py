@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from knapsack_rl.beliefs.looks import Looks
     from knapsack_rl.features.policy import as_prompt_features, hidden_states
+    from knapsack_rl.features.shared_prefix import SharedPrefix
     from knapsack_rl.features.text import prompt_key
     from knapsack_rl.tasks.models import load_tokenizer, model_path
     from knapsack_rl.tasks.prompts import load_prompts
@@ -70,10 +71,10 @@ def run(arguments: argparse.Namespace) -> int:
         prompts.update((prompt_key(prompt), prompt) for prompt in found.train["prompt"])
     path = model_path(arguments.model)
     tokenizer, model = load_tokenizer(path), _model(path, arguments.device)
-    looks = Looks(source=arguments.model, capacity=len(prompts))
+    looks, prefix = Looks(source=arguments.model, capacity=len(prompts)), SharedPrefix()
     for keys in _blocks(list(prompts)):
         tokens = [_tokens(tokenizer, prompts[key], arguments.chat)[-arguments.longest :] for key in keys]
-        states_P_F = as_prompt_features(hidden_states(model, tokens).cpu().numpy()).features_P_F
+        states_P_F = as_prompt_features(hidden_states(model, tokens, prefix=prefix).cpu().numpy()).features_P_F
         looks.remember(keys, states_P_F)
         print(f"{len(looks):,} of {len(prompts):,} prompts", file=sys.stderr)
     looks.save(arguments.output)

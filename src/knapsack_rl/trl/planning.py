@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import sys
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from knapsack_rl.advantages import prompt_weights
 from knapsack_rl.allocator import Allocator
 from knapsack_rl.beliefs.looks import Looks, log_odds
 from knapsack_rl.features.policy import hidden_states
+from knapsack_rl.features.shared_prefix import SharedPrefix
 from knapsack_rl.files import State
 from knapsack_rl.metrics import best_and_worst
 from knapsack_rl.notation import FloatArray, PromptFeatures
@@ -85,6 +88,11 @@ class PlansBatches(_Base):  # type: ignore[misc]
         mine = plan.group_PG[first_row : first_row + len(inputs)]
         return [fresh(heads[kept[i]]) for i in mine], plan
 
+    @cached_property
+    def _shared_prefix(self) -> SharedPrefix | None:
+        """None with Unsloth, whose forward pass takes a cache for one more token only."""
+        return None if "unsloth" in sys.modules else SharedPrefix()
+
     def _can_read_hidden_states(self) -> bool:
         """Whether the rule uses hidden states, and prompts are complete before generation."""
         if not self.args.wants_hidden_states:
@@ -139,7 +147,7 @@ class PlansBatches(_Base):  # type: ignore[misc]
         try:
             found = hidden_states(
                 self.model, tokens, device=accelerator.device, autocast=accelerator.autocast,
-                passes=most if accelerator.num_processes > 1 else None,
+                passes=most if accelerator.num_processes > 1 else None, prefix=self._shared_prefix,
             )  # fmt: skip
         except (TypeError, ValueError) as error:  # the same model in every process, so all of them come here
             self._warn_without_features(f"of the model's forward pass ({error})")

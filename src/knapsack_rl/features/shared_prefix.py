@@ -1,0 +1,120 @@
+"""The tokens that all prompts begin with, read once: chat templates, system prompts and descriptions of tools.
+
+Not every model can continue from a cache, and the caches of `transformers` change between versions, so both ways are
+compared before one is relied on.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+# Fewest common tokens that are worth a forward pass of their own, and their least share of all tokens.
+TOKENS: Final = 16
+SHARE: Final = 0.25
+# Fewest prompts for which it is done.
+PROMPTS: Final = 4
+# Largest mean squared difference of hidden states, whose mean square is 1, and largest difference of a log-probability
+# for which two forward passes count as the same: rounding to 16 bits stays below a tenth of these.
+STATES: Final = 1e-3
+LOG_PROBABILITY: Final = 0.1
+
+
+class SharedPrefix:
+    """Whether a model's forward pass can continue from common tokens: found out at the first look that has some.
+
+    Attributes:
+        works: None before that look.
+    """
+
+    def __init__(self) -> None:
+        self.works: bool | None = None
+
+    def tokens(self, prompts: Sequence[Sequence[int]], most: Callable[[int], int]) -> int:
+        """How many tokens of these prompts are to be read once; 0 if it is not worth it, here or in another process.
+
+        At least one token of each prompt is left.
+
+        Args:
+            prompts: token ids.
+            most: the largest of a number over all processes.
+        """
+        common = 0
+        if self.works is not False and len(prompts) >= PROMPTS:
+            common = _common(prompts)
+        worth = common >= max(TOKENS, SHARE * sum(map(len, prompts)) / len(prompts))
+        return 0 if most(not worth) else common
+
+    def used(self, read: Callable[[int], torch.Tensor], shared: int, most: Callable[[int], int]) -> torch.Tensor:
+        """`policy_features` that were read with common tokens, if the model can do so, and of whole prompts otherwise.
+
+        At the first look both are read. If they agree, the former are returned then too, because a run that was resumed
+        has its first look at another step.
+
+        Args:
+            read: reads the features, given the number of common tokens.
+            shared: their number.
+            most: the largest of a number over all processes.
+        """
+        if self.works:
+            return read(shared)
+        whole_P_F, found_P_F = read(0), None
+        try:
+            found_P_F = read(shared)
+        except Exception:  # of any kind: models differ
+            logger.debug("no forward pass continues from common tokens", exc_info=True)
+        self.works = not most(found_P_F is None or not _alike(whole_P_F, found_P_F))
+        if self.works and found_P_F is not None:
+            return found_P_F
+        logger.info("prompts are read whole, because this model does not continue from common tokens")
+        return whole_P_F
+
+
+class Prefix:
+    """Common tokens that a model has read, from which forward passes continue.
+
+    Args:
+        model: a causal language model in evaluation mode.
+        tokens: the common tokens.
+        device: where the model expects its inputs.
+
+    Raises:
+        ValueError: the model returns no cache.
+    """
+
+    def __init__(self, model: Any, tokens: Sequence[int], device: torch.device) -> None:
+        ids = torch.tensor([list(tokens)], device=device)
+        seen = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, logits_to_keep=1)
+        # The name differs between versions of transformers.
+        name = next((name for name in ("cache", "past_key_values") if name in seen), None)
+        if name is None:
+            raise ValueError("the model returns no cache")
+        self._name, self._cache, self._length = name, seen[name], len(tokens)
+
+    def arguments(self, mask_PG: torch.Tensor) -> dict[str, Any]:
+        """Arguments of a forward pass that continues for each row of a mask over the tokens that follow."""
+        cache = copy.deepcopy(self._cache)  # a forward pass writes to it
+        cache.batch_repeat_interleave(len(mask_PG))
+        before = mask_PG.new_ones(len(mask_PG), self._length)
+        return {self._name: cache, "use_cache": True, "attention_mask": torch.cat([before, mask_PG], dim=1)}
+
+
+def _common(prompts: Sequence[Sequence[int]]) -> int:
+    """Length of the common beginning, at least one token less than the shortest prompt."""
+    ordered = [list(prompt) for prompt in prompts]
+    first, last = min(ordered), max(ordered)  # as words in a dictionary: no two differ earlier than these
+    most = min(map(len, prompts)) - 1
+    return next((i for i in range(most) if first[i] != last[i]), most)
+
+
+def _alike(one_P_F: torch.Tensor, other_P_F: torch.Tensor) -> bool:
+    """Whether `policy_features` are the same but for rounding."""
+    difference_P_F = (one_P_F - other_P_F).abs()
+    states, log_probability = difference_P_F[:, :-1].pow(2).mean(), difference_P_F[:, -1].max()
+    return bool(states <= STATES) and bool(log_probability <= LOG_PROBABILITY)  # false for NaN
