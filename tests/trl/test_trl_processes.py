@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small
 
 from allocators import allocator_of
 from knapsack_rl.trace import Trace, read_trace
@@ -55,13 +56,18 @@ def test_two_processes_are_one(tmp_path: Path, changes: dict[str, Any]) -> None:
     assert any(len(set(step.plan.counts_P.tolist())) > 1 for step in trace_2.steps), "the plans were all uniform"
 
 
-def test_two_processes_share_a_pool_and_its_hidden_states(tmp_path: Path) -> None:
-    """24 prompts, 16 candidates a step of which some come twice; hidden states differ by rounding only."""
-    changes = {"rule": "calibrated", "pool": 2, "max_steps": 5}
+@pytest.mark.parametrize("begins", ["", small.LETTERS * 3], ids=["whole", "begins"])
+def test_two_processes_share_a_pool_and_its_hidden_states(tmp_path: Path, begins: str) -> None:
+    """24 prompts, 16 candidates a step of which some come twice; hidden states differ by rounding only.
+
+    Where all prompts begin alike, each process reads that once.
+    """
+    changes = {"rule": "calibrated", "pool": 2, "max_steps": 5, "begins": begins}
     (alone,), trace_1 = train(tmp_path / "one", 1, **changes)
     pair, trace_2 = train(tmp_path / "two", 2, **changes)
     assert pair[0]["weights"] == pair[1]["weights"]
     assert pair[0]["advantages"] == pair[1]["advantages"] == pytest.approx(alone["advantages"], abs=1e-5)
+    assert [report["continues"] for report in (alone, *pair)] == [True if begins else None] * 3
     for one, two in zip(trace_1.steps, trace_2.steps, strict=True):
         assert one.plan.prompt_ids == two.plan.prompt_ids
         assert one.plan.counts_P.tolist() == two.plan.counts_P.tolist()

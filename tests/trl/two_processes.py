@@ -58,10 +58,12 @@ batches: list[Any] = []
 resume = extra.pop("resume", None)
 # Whose rollouts: those of the function above, samples of the model, or what the model is made to say by placed.py.
 rollouts = extra.pop("rollouts", "function")
+# What all prompts begin with.
+begins = extra.pop("begins", "")
 trainer = small.knapsack(
     folder,
     [remember],
-    small.dataset(extra.pop("prompts", 24)),
+    small.dataset(extra.pop("prompts", 24)).map(lambda row: {"prompt": begins + row["prompt"]}),
     arguments={"rollout_func": rollout} if rollouts == "function" else {},
     per_device_train_batch_size=32 // world_size,
     train=False,
@@ -77,6 +79,7 @@ report = {
     "kept": None if kept is None else {name: value.tolist() for name, value in kept.state_dict().items()},
     "kept_used": sum(used or 0 for (used,) in small.logged(trainer, "knapsack/kept_used")),
     "world_size": trainer.accelerator.num_processes,
+    "continues": trainer._shared_prefix.works,
     "scored": scored,
     "batches": batches,
     "advantages": list(trainer._logs["advantages"]),

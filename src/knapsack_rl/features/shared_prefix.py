@@ -49,7 +49,7 @@ class SharedPrefix:
         if self.works is not False and len(prompts) >= PROMPTS:
             common = _common(prompts)
         worth = common >= max(TOKENS, SHARE * sum(map(len, prompts)) / len(prompts))
-        return 0 if most(not worth) else common
+        return 0 if most(int(not worth)) else common
 
     def used(self, read: Callable[[int], torch.Tensor], shared: int, most: Callable[[int], int]) -> torch.Tensor:
         """`policy_features` that were read with common tokens, if the model can do so, and of whole prompts otherwise.
@@ -69,7 +69,8 @@ class SharedPrefix:
             found_P_F = read(shared)
         except Exception:  # of any kind: models differ
             logger.debug("no forward pass continues from common tokens", exc_info=True)
-        self.works = not most(found_P_F is None or not _alike(whole_P_F, found_P_F))
+        alike = found_P_F is not None and _alike(whole_P_F, found_P_F)
+        self.works = not most(int(not alike))
         if self.works and found_P_F is not None:
             return found_P_F
         logger.info("prompts are read whole, because this model does not continue from common tokens")
