@@ -4,7 +4,7 @@ A few steps of the TRL trainer with its default configuration, SmolLM2-135M on p
 of a fixed length. Shares are those of the report (`Run.allocator_share`), read from the run's trace. Most of it are the
 looks, whose share falls with the length of answers, and rises with the speed of generation.
 
-``--looks`` times the looks alone instead, with the common tokens of all prompts read once and with whole prompts, by
+``--looks`` times the looks alone instead, with the shared tokens of all prompts read once and with whole prompts, by
 turns: as the chat template has them, and with a longer system prompt.
 
     python -m benchmarks.overhead [--tokens 64,128,256] [--steps 4] [--prompts 4] [--looks]
@@ -26,6 +26,8 @@ from knapsack_rl.notation import FloatArray
 from knapsack_rl.trace import read_trace
 
 GENERATIONS = 8
+# Looks that are timed of each kind.
+ROUNDS = 5
 
 
 def shares(tokens: int, steps: int, prompts: int) -> tuple[FloatArray, int]:
@@ -56,17 +58,18 @@ def shares(tokens: int, steps: int, prompts: int) -> tuple[FloatArray, int]:
     return np.array([clock["overhead"] / clock["step"] for clock in clocks]), int(np.mean(lengths))
 
 
-def looks(prompts: int, rounds: int = 5) -> list[tuple[int, int, float, float]]:
-    """Common tokens, tokens of all prompts, seconds of a look at whole prompts and with common tokens read once."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def looks(prompts: int) -> list[tuple[int, int, float, float]]:
+    """Shared tokens, tokens of all prompts, seconds of a look at whole prompts and with shared tokens read once."""
+    from transformers import AutoModelForCausalLM
 
     from knapsack_rl.features.policy import hidden_states
     from knapsack_rl.features.shared_prefix import SharedPrefix
-    from knapsack_rl.tasks.models import model_path
+    from knapsack_rl.tasks.models import load_tokenizer, model_path
     from knapsack_rl.tasks.prompts import as_chat, load_prompts
 
-    model = AutoModelForCausalLM.from_pretrained(model_path("smollm2")).float().eval()
-    tokenizer = AutoTokenizer.from_pretrained(model_path("smollm2"))
+    path = model_path("smollm2")
+    model = AutoModelForCausalLM.from_pretrained(path).float().eval()
+    tokenizer = load_tokenizer(path)
     chats = as_chat(load_prompts("reasoning-gym:gcd?size=200").train)["prompt"][:prompts]
     rows = []
     for words in (0, 500):
@@ -76,7 +79,7 @@ def looks(prompts: int, rounds: int = 5) -> list[tuple[int, int, float, float]]:
         hidden_states(model, ids, prefix=prefix)
         assert prefix.works
         seconds = []
-        for _ in range(rounds):
+        for _ in range(ROUNDS):
             began = time.perf_counter()
             hidden_states(model, ids)
             between = time.perf_counter()
@@ -96,10 +99,10 @@ def main() -> None:
     parser.add_argument("--looks", action="store_true", help="time the looks alone")
     given = parser.parse_args()
     if given.looks:
-        print(f"{machine()}\n\n| common tokens | tokens of all prompts | whole, s | common once, s | share |")
+        print(f"{machine()}\n\n| shared tokens | tokens of all prompts | whole, s | shared once, s | ratio |")
         print("|---|---|---|---|---|")
-        for common, total, whole, once in looks(4 * given.prompts):
-            print(f"| {common} | {total} | {whole:.2f} | {once:.2f} | {once / whole:.2f} |", flush=True)
+        for shared, total, whole, once in looks(4 * given.prompts):
+            print(f"| {shared} | {total} | {whole:.2f} | {once:.2f} | {once / whole:.2f} |", flush=True)
         return
     print(f"{machine()}\n\n| tokens of an answer | of a prompt | in the library |")
     print("|---|---|---|")

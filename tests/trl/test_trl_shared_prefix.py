@@ -1,4 +1,4 @@
-"""Common tokens of prompts are read once: same features on models of many kinds, and whole prompts where it fails."""
+"""Shared tokens of prompts are read once: same features on models of many kinds, and whole prompts where it fails."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def counted(model: Any) -> list[int]:
 
 @pytest.mark.parametrize(("config", "sizes"), CONTINUE)
 def test_features_are_those_of_whole_prompts(config: str, sizes: dict[str, Any]) -> None:
-    """Rotary and other positions, grouped heads, windows that are shorter than the common tokens."""
+    """Rotary and other positions, grouped heads, windows that are shorter than the shared tokens."""
     model, prefix = made(config, sizes), SharedPrefix()
     whole = hidden_states(model, PROMPTS)
     assert prefix.works is None
@@ -141,7 +141,7 @@ def test_what_is_worth_a_pass_of_its_own(prompts: list[list[int]], tokens: int) 
 
 
 def test_all_processes_do_the_same() -> None:
-    """Sharded weights need every process in each pass: where one has no common tokens, none reads them once."""
+    """Sharded weights need every process in each pass: where one has no shared tokens, none reads them once."""
     model, prefix = made(*CONTINUE[0]), SharedPrefix()
     tokens = counted(model)
 
@@ -161,14 +161,14 @@ def test_all_processes_do_the_same() -> None:
     assert prefix.works
     assert tokens.count(len(HEAD)) == 1
     # One process whose model does not continue: all of them read whole prompts.
-    failing = SharedPrefix()
-    whole = failing.used(lambda shared: torch.full((2, 3), float(shared)), 0, lambda own: 1)
+    failing, answers = SharedPrefix(), iter([0, 1])
+    whole = failing.used(PROMPTS, lambda shared: torch.full((2, 3), 1e-9 * shared), lambda own: next(answers))
     assert failing.works is False
     assert torch.equal(whole, torch.zeros(2, 3))
 
 
 def test_the_cache_is_within_the_bound_of_a_pass() -> None:
-    """Each row of a pass has its copy of the common tokens' cache."""
+    """Each row of a pass has its copy of the shared tokens' cache."""
     batches = batches_of([10] * 100, tokens=1000, logits=1000, padded=10, shared=190)
     assert [len(batch) for batch in batches] == [5] * 20
     assert [len(batch) for batch in batches_of([10] * 100, tokens=1000, logits=1000, padded=10)] == [100]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,12 +75,9 @@ def hidden_states(
     empty = [i for i, prompt in enumerate(prompts) if not len(prompt)]
     prompts = [prompt if len(prompt) else [0] for prompt in prompts]
     most = (lambda own: own) if passes is None else passes
-    shared = 0 if prefix is None else prefix.tokens(prompts, most)
+    read = partial(_read, model, prompts, device, most)
     with _evaluating(model), autocast():
-        if prefix is None or not shared:
-            found = _read(model, prompts, device, most)
-        else:
-            found = prefix.used(lambda shared: _read(model, prompts, device, most, shared), shared, most)
+        found = read(0) if prefix is None else prefix.used(prompts, read, most)
     found[empty] = torch.nan
     return found
 
@@ -89,9 +87,9 @@ def _read(
     prompts: Sequence[Sequence[int]],
     device: torch.device,
     most: Callable[[int], int],
-    shared: int = 0,
+    shared: int,
 ) -> torch.Tensor:
-    """`policy_features` of prompts, by batches; the first tokens, of which all have ``shared``, are read once."""
+    """`policy_features` of prompts, by batches; the first ``shared`` tokens, the same in all, are read once."""
     prefix = Prefix(model, prompts[0][:shared], device) if shared else None
     rests = [prompt[shared:] for prompt in prompts]
     batches = batches_of([len(rest) for rest in rests], shared=shared)

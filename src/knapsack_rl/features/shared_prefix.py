@@ -15,11 +15,10 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-# Fewest common tokens that are worth a forward pass of their own, and their least share of all tokens.
-TOKENS: Final = 16
-SHARE: Final = 0.25
-# Fewest prompts for which it is done.
-PROMPTS: Final = 4
+# A forward pass for the shared tokens is worth it from so many of them, and so large a part of a prompt, and prompts.
+LEAST_TOKENS: Final = 16
+LEAST_PART: Final = 0.25
+LEAST_PROMPTS: Final = 4
 # Largest mean squared difference of hidden states, whose mean square is 1, and largest root mean squared difference of
 # log-probabilities for which two forward passes count as the same. SmolLM2-135M in bfloat16 has 2e-4 and .08, no more
 # than each way differs from float32; where the cache is not read, or its first token lost, it has 4e-3 and more.
@@ -28,7 +27,7 @@ LOG_PROBABILITY: Final = 0.2
 
 
 class SharedPrefix:
-    """Whether a model's forward pass can continue from common tokens: found out at the first look that has some.
+    """Whether a model's forward pass can continue from shared tokens: found out at the first look that has some.
 
     Attributes:
         works: None before that look.
@@ -46,44 +45,49 @@ class SharedPrefix:
             prompts: token ids.
             most: the largest of a number over all processes.
         """
-        common = 0
-        if self.works is not False and len(prompts) >= PROMPTS:
-            common = _common(prompts)
-        worth = common >= max(TOKENS, SHARE * sum(map(len, prompts)) / len(prompts))
-        return 0 if most(int(not worth)) else common
+        shared = 0
+        if self.works is not False and len(prompts) >= LEAST_PROMPTS:
+            most_shared = min(map(len, prompts)) - 1
+            columns = enumerate(zip(*prompts, strict=False))
+            shared = min(next((i for i, column in columns if len(set(column)) > 1), most_shared), most_shared)
+        worth = shared >= max(LEAST_TOKENS, LEAST_PART * sum(map(len, prompts)) / len(prompts))
+        return shared if not most(int(not worth)) else 0
 
-    def used(self, read: Callable[[int], torch.Tensor], shared: int, most: Callable[[int], int]) -> torch.Tensor:
-        """`policy_features` that were read with common tokens, if the model can do so, and of whole prompts otherwise.
+    def used(
+        self, prompts: Sequence[Sequence[int]], read: Callable[[int], torch.Tensor], most: Callable[[int], int]
+    ) -> torch.Tensor:
+        """`policy_features` with shared tokens read once, if it is worth it and the model can, else of whole prompts.
 
         At the first look both are read. If they agree, the former are returned then too, because a run that was resumed
         has its first look at another step.
 
         Args:
-            read: reads the features, given the number of common tokens.
-            shared: their number.
+            prompts: token ids.
+            read: reads the features of these prompts, given how many tokens are read once.
             most: the largest of a number over all processes.
         """
-        if self.works:
+        shared = self.tokens(prompts, most)
+        if self.works or not shared:
             return read(shared)
         whole_P_F, found_P_F = read(0), None
         try:
             found_P_F = read(shared)
         except Exception:  # of any kind: models differ
-            logger.debug("no forward pass continues from common tokens", exc_info=True)
+            logger.debug("no forward pass continues from shared tokens", exc_info=True)
         alike = found_P_F is not None and _alike(whole_P_F, found_P_F)
         self.works = not most(int(not alike))
         if self.works and found_P_F is not None:
             return found_P_F
-        logger.info("prompts are read whole, because this model does not continue from common tokens")
+        logger.info("prompts are read whole, because this model does not continue from shared tokens")
         return whole_P_F
 
 
 class Prefix:
-    """Common tokens that a model has read, from which forward passes continue.
+    """Shared tokens that a model has read, from which forward passes continue.
 
     Args:
         model: a causal language model in evaluation mode.
-        tokens: the common tokens.
+        tokens: the shared tokens.
         device: where the model expects its inputs.
 
     Raises:
@@ -105,14 +109,6 @@ class Prefix:
         cache.batch_repeat_interleave(len(mask_PG))
         before = mask_PG.new_ones(len(mask_PG), self._length)
         return {self._name: cache, "use_cache": True, "attention_mask": torch.cat([before, mask_PG], dim=1)}
-
-
-def _common(prompts: Sequence[Sequence[int]]) -> int:
-    """Length of the common beginning, at least one token less than the shortest prompt."""
-    ordered = [list(prompt) for prompt in prompts]
-    first, last = min(ordered), max(ordered)  # as words in a dictionary: no two differ earlier than these
-    most = min(map(len, prompts)) - 1
-    return next((i for i in range(most) if first[i] != last[i]), most)
 
 
 def _alike(one_P_F: torch.Tensor, other_P_F: torch.Tensor) -> bool:
