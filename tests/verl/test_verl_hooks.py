@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from verl.trainer.ppo.v1 import PPOTrainer
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 from verl.utils import tensordict_utils
 from world import in_memory
@@ -325,6 +326,31 @@ def test_groups_restarted_after_a_resume_belong_to_their_plan(
     assert [plan.step for plan in again.run.session.open_plans] == [1]
     [step] = read_trace(tmp_path / "trace.jsonl").steps
     assert step.outcomes.counts_P.tolist() == step.plan.counts_P.tolist()
+
+
+@pytest.mark.parametrize("group", [2, 8])
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_resumed_run_requests_what_it_lacks_in_rollouts(
+    group: int, lost: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """verl fills up to a number of groups, and a plan has fewer groups than verl's batch, or more."""
+    given, mode = ["data.train_batch_size=8", "+knapsack.pool=2", f"+knapsack.min_group={group}"], "colocate_async"
+    world = World(tmp_path, monkeypatch, *given, mode=mode)
+    for step in (1, 2):
+        world.generate(step, list(range(16)))
+    batch, _ = world.buffer.sample(2, "train", 8)
+    world.queue.kv_clear(batch.keys, "train")
+    world.run.save(tmp_path / "global_step_2")
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("2")
+    waiting = {uid: group.rollouts for uid, group in world.run.planned.items()}
+    assert len(waiting) > 8 if group == 2 else len(waiting) < 8
+    gone = list(waiting)[:lost]
+    tags = {key: tag for key, tag in world.queue.tags["train"].items() if key.partition("_")[0] not in gone}
+    again = World(tmp_path, monkeypatch, *given, mode=mode, tags=tags, fields=world.queue.fields)
+    requested: list[int] = []
+    again._add_prompts_to_generate = requested.append  # type: ignore[attr-defined]
+    PPOTrainer._add_async_warmup_batches(again, 1)
+    assert sum(requested) == sum(waiting[uid] for uid in gone) // 4
 
 
 def test_plans_whose_groups_will_not_come_are_given_up_after_a_resume(

@@ -7,6 +7,7 @@ the agent loop manager.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,8 +90,14 @@ class KnapsackAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]  # ver
             check_config(config)  # the legacy trainers make no other of our classes: the error names them
         super().__init__(config, *args, **kwargs)
         self.run = SharedRun.get()
-        self.run.begin((tq.kv_list() or {}).get("train", {}))
+        queued = (tq.kv_list() or {}).get("train", {})
+        self.run.begin(queued)
         allocation, trainer = self.run.settings.allocation, self.run.trainer
+        if self.run.leaves_out:
+            # A resumed asynchronous trainer requests prompts until it has a number of groups. Its batches are numbers
+            # of rollouts here: it would request more than the run that was stopped, and skip as many rows of the data.
+            rollouts = self.run.rollouts(uid for uid, tag in queued.items() if tag.get("is_prompt")) + self.run.ahead
+            trainer._restored_tq_prompt_count = math.ceil(rollouts / allocation.average)
         self._own_indices = allocation.pool != 1 and has_own_indices(getattr(trainer, "train_dataset", None))
         self._left_out: set[str] = set()
         self.next_token = NextToken(config, self.llm_client) if self.run.settings.ask else None

@@ -120,6 +120,7 @@ class World:
         self.train_dataset: Any = None
         self.coming: list[int] = []  # what the data loader gives next
         self.local_trigger_step, self.parameter_sync_step = 0, 1
+        self._restored_tq_prompt_count = sum("is_prompt" in tag for tag in (tags or {}).values())
         self.tokenizer = SimpleNamespace(decode=lambda tokens: f"<{len(tokens)} tokens>")
         self.refilled: list[int] = []
         self.numbers = itertools.count()

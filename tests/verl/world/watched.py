@@ -35,5 +35,13 @@ class FastBuffer(KnapsackReplayBuffer):
 
 
 class FastBufferAsync(KnapsackReplayBufferAsync):
+    """With WORLD_WAITS it samples only when no group is being generated: which groups are there is then no race."""
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs, poll_interval=0.05)
+        self.waits = bool(os.environ.get("WORLD_WAITS"))
+
+    def _has_enough_samples(self, global_steps: int, partition_id: str, *args: Any) -> bool:
+        coming = self.pending_keys[partition_id] | self.running_keys[partition_id]
+        enough = super()._has_enough_samples(global_steps, partition_id, *args)
+        return enough and not (self.waits and coming)
