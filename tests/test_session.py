@@ -425,3 +425,24 @@ def test_best_and_worst() -> None:
     assert best_and_worst([0.5, 1.0, 0.0]) == [1, 2]
     assert best_and_worst(np.array([np.nan, 0.0, 1.0])) == [2, 0]
     assert best_and_worst([1.0, 1.0]) == [0]
+
+
+def test_the_optimizer_step_of_a_plan_under_way_is_saved(tmp_path: Path) -> None:
+    """Otherwise the record of a plan that is given up after a resume has the wrong one."""
+    session = Session(BETA)
+    plan = session.plan(IDS, 64)
+    ids, rewards = rollouts(plan)
+    session.observe(plan.step, ids[:9], rewards[:9], optimizer_step=7)
+    for damage in ({}, {"optimizer_step": "7"}):
+        state = session.state_dict()
+        state["open"][0] |= damage
+        again = Session(BETA)
+        if damage:
+            with pytest.raises(BeliefFileError, match="optimizer step of a plan under way is '7'"):
+                again.load_state_dict(state)
+            continue
+        again.load_state_dict(state)
+        again.open_trace(tmp_path / "trace.jsonl", {"engine": "test", "rule": "beta", "seed": 0, "settings": {}})
+        again.give_up(plan.step)
+        [step] = read_trace(tmp_path / "trace.jsonl").steps
+        assert step.optimizer_step == 7

@@ -8,9 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knapsack_rl.allocator import KnapsackAllocator
+from knapsack_rl.config import AllocationConfig
+from knapsack_rl.knapsack.limits import NoCountsError
 from knapsack_rl.knapsack.solver import solve
 from knapsack_rl.knapsack.step_budget import best_budget
 from knapsack_rl.outcomes import Outcomes
+from knapsack_rl.session import Session
 from knapsack_rl.values import knapsack_marginals
 
 
@@ -86,3 +89,38 @@ def test_a_plan_is_told_what_its_step_deserves() -> None:
     for each in (allocator, adaptive):
         each.observe(outcomes)
     assert allocator.deserved(allocator.plan(ids, 256, 1), 0.1) == adaptive.plan(ids, 256, 1).budget < 256
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(2, 10), st.integers(2, 8), st.integers(0, 3), st.floats(0, 60), st.integers(0, 2**32 - 1))
+def test_budgets_that_no_counts_sum_to_are_passed_over(
+    prompts: int, smallest: int, more: int, cost: float, seed: int
+) -> None:
+    """Groups of 8 or 9 sum to 8, 9, 16, 17, 18 ...: the budget found is one of those, and the plan can be made."""
+    rates = np.random.default_rng(seed).beta(0.5, 0.5, prompts)
+    largest = smallest + more
+    marginals, low_P, high_P = (
+        knapsack_marginals(rates, largest),
+        np.zeros(prompts, np.int64),
+        np.full(prompts, largest),
+    )
+    least, most = 1, prompts * largest
+    found = best_budget(marginals, least, most, low_P, high_P, cost, smallest)
+    assert least <= found <= most
+    assert solve(marginals, found, low_P, high_P, min_group=smallest).counts_P.sum() == found
+
+
+def test_limits_between_which_no_counts_lie_are_refused() -> None:
+    with pytest.raises(NoCountsError, match="sum to a budget of 7"):
+        best_budget(np.ones((4, 8)), 5, 7, np.zeros(4, np.int64), np.full(4, 4), 1.0, min_group=4)
+    with pytest.raises(ValueError, match="budget of 3: a step needs 4 rollouts at least, or a smaller min_group"):
+        solve(np.ones((4, 8)), 3, np.zeros(4, np.int64), np.full(4, 8), min_group=4)
+
+
+def test_an_adaptive_budget_and_advice_with_groups_of_one_size() -> None:
+    config = AllocationConfig(min_group=8, max_count=8, budget="adaptive")
+    session, ids = Session(config), [f"p{i}" for i in range(60)]
+    plan = session.plan(ids, 256)
+    assert set(plan.counts_P.tolist()) == {0, 8}
+    assert isinstance(session.allocator, KnapsackAllocator)
+    assert session.allocator.deserved(plan, 0.1) % 8 == 0

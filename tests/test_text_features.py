@@ -45,6 +45,7 @@ def test_a_chat_has_the_features_of_its_contents() -> None:
     picture = {"role": "user", "content": [{"type": "image", "image": object()}, {"type": "text", "text": "Which?"}]}
     assert prompt_text(said) == "Be brief.\n1 + 1?"
     assert prompt_text([picture]).strip() == "Which?"
+    assert prompt_text(np.array(said, dtype=object)) == prompt_text(said)  # as a table has them
     text, chat = TextFeatures()(["Be brief.\n1 + 1?", said]).features_P_F.tolist()
     assert text == chat
 
@@ -81,3 +82,8 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.feature_extraction.text", None)
     with pytest.raises(ImportError, match=r"pip install 'knapsack-rl\[text\]'"):
         TextFeatures()
+
+
+def test_half_a_surrogate_pair_is_a_character_like_others() -> None:
+    a, b = TextFeatures()(["a \ud83d b", "a ? b"]).features_P_F
+    np.testing.assert_array_equal(a, b)

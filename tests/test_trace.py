@@ -14,6 +14,7 @@ from knapsack_rl.notation import PromptFeatures
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.plan import Plan
 from knapsack_rl.trace import End, Evaluation, Kept, Resume, RunStart, Step, Trace, TraceReader, TraceWriter, read_trace
+from knapsack_rl.trace.looks import FeatureLog
 from knapsack_rl.trace.records import decode
 
 RUN = {"engine": "test", "rule": "beta", "seed": 0, "settings": {"lr": 1e-3, "bad": math.nan, "path": Path("x")}}
@@ -289,3 +290,45 @@ def test_the_look_of_a_plan_is_recorded_and_read(tmp_path: Path) -> None:
     del record["log_odds"]
     earlier = decode(json.dumps(record).encode())
     assert isinstance(earlier, Step) and earlier.log_odds_P is None
+
+
+def test_what_a_lost_record_said_of_prompts_is_written_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts and features are written once: a record that could not be written does not count."""
+    features = PromptFeatures(np.array([[1.0, 2.0], [0.5, -1.0], [np.nan, np.nan]]), np.zeros((3, 1)))
+    texts = {"a": "text of a", "b": "text of b", "c": "text of c"}
+    writer = TraceWriter(tmp_path / "trace.jsonl", RUN)
+    for step in range(3):
+        with monkeypatch.context() as full:
+            if step == 0:
+                full.setattr("os.write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            plan = dataclasses.replace(make_plan(step), features=features)
+            writer.step(plan, make_outcomes(step), optimizer_step=step, seconds=TIMES, texts=texts)
+    writer.close()
+    trace = read_trace(tmp_path / "trace.jsonl")
+    assert (steps(trace), trace.texts) == ([1, 2], texts)
+    assert_features_read(trace, [features, features])
+
+
+def test_features_after_a_resume_replace_those_of_before(tmp_path: Path) -> None:
+    """Also where they are unknown then, or of another number: a run may be resumed with other features."""
+    known = PromptFeatures(np.array([[1.0, 2.0], [0.5, -1.0], [0.0, 1.0]]), np.zeros((3, 1)))
+    unknown = PromptFeatures(np.full((3, 2), np.nan), np.zeros((3, 1)))
+    none = PromptFeatures(np.zeros((3, 0)), np.zeros((3, 1)))
+    given = [known, unknown, none, known]
+    for step, features in enumerate(given):
+        writer = TraceWriter(tmp_path / "trace.jsonl", RUN, resume_step=step or None)
+        plan = dataclasses.replace(make_plan(step), features=features)
+        writer.step(plan, make_outcomes(step), optimizer_step=step, seconds=TIMES)
+        writer.close()
+    assert_features_read(read_trace(tmp_path / "trace.jsonl"), given)
+
+
+def assert_features_read(trace: Trace, expected: list[PromptFeatures]) -> None:
+    log = FeatureLog()
+    for step, features in zip(trace.steps, expected, strict=True):
+        assert step.features is not None
+        log.learn(step.plan.prompt_ids, step.features)
+        read = log.look(step.plan.prompt_ids, step.features, step.log_odds_P)
+        np.testing.assert_array_equal(read.features_P_F, features.features_P_F)

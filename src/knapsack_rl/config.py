@@ -73,6 +73,9 @@ class AllocationConfig:
         token_decay, token_every: for a budget in tokens: factor of the tokens, applied every so many steps (Train Long,
             Think Short, arXiv 2508.08940).
 
+    Fields of None are resolved when the configuration is made, and `dataclasses.replace` takes them as they are then:
+    to change the rule, make a new configuration.
+
     Raises:
         ValueError: a value that makes no sense, by name, with what to set instead.
     """
@@ -113,12 +116,16 @@ class AllocationConfig:
         most = max(MOST, MOST_AVERAGES * self.average) if self.max_count is None else self.max_count
         if 0 < least < self.min_group:
             raise ValueError(
-                f"min_count is {least}, below min_group ({self.min_group}): raise it, or set it to 0 so that prompts"
-                " may be left out"
+                f"min_count is {least}, below min_group ({self.min_group}): raise it, or leave min_count away"
             )
         if most < max(least, self.min_group):
             raise ValueError(
                 f"max_count is {most}: it must be at least min_group ({self.min_group}) and min_count ({least})"
+            )
+        if self.min_count is None and least > self.average:
+            raise ValueError(
+                f"min_group is {self.min_group} and average is {self.average}: with pool={pool} every prompt has a "
+                "group, which cannot be larger than the average; lower min_group or raise the average"
             )
         if not least <= self.average <= most:
             raise ValueError(

@@ -61,7 +61,8 @@ class OpenPlan:
         """All but the samples."""
         came = {"places": np.array(self.places, dtype=np.int64), "rewards": np.array(self.rewards, dtype=np.float64)}
         came["tokens"] = np.array(self.tokens, dtype=np.int64)
-        return {"plan": self.plan.state_dict(), "texts": self.texts, "missing": self.missing_P.copy(), **came}
+        state: State = {"plan": self.plan.state_dict(), "texts": self.texts, "missing": self.missing_P.copy()}
+        return state | came | {"optimizer_step": self.optimizer_step}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> OpenPlan:
@@ -80,7 +81,10 @@ class OpenPlan:
         came_P = np.bincount(place_R, minlength=missing_P.size)
         if (missing_P < 0).any() or (missing_P + came_P > plan.counts_P).any() or np.isinf(reward_R).any():
             raise BeliefFileError("a plan under way waits for other rollouts than it planned, or has infinite rewards")
-        return cls(plan, texts, missing_P, place_R.tolist(), reward_R.tolist(), token_R.tolist())
+        step = state.get("optimizer_step", plan.step)  # absent in earlier files
+        if not isinstance(step, int) or isinstance(step, bool):
+            raise BeliefFileError(f"the optimizer step of a plan under way is {step!r}")
+        return cls(plan, texts, missing_P, place_R.tolist(), reward_R.tolist(), token_R.tolist(), optimizer_step=step)
 
     def file(
         self, place_R: IntArray, reward_R: FloatArray, token_R: IntArray, step: int, samples: list[Mapping[str, Any]]

@@ -221,6 +221,8 @@ def test_killed_and_resumed_is_the_run_that_never_stopped(tmp_path: Path, monkey
         ({"advantage_estimator": "ppo"}, "--advantage-estimator ppo"),
         ({"rewards_normalization": False}, "--disable-rewards-normalization"),
         ({"knapsack": {"pool": 4}}, "knapsack.pool is 4"),
+        ({"knapsack": {"pool": 0}}, "knapsack.pool is 0"),
+        ({"knapsack": {"pool": None, "min_group": 4, "min_count": 2}}, "leave knapsack.min_count away"),
         ({"knapsack": {"min_count": 0}}, "knapsack.min_count 0"),
         ({"knapsack": {"average": 1}}, "knapsack.average is 1"),
         ({"knapsack": {"ruel": "beta"}}, "knapsack.ruel is not a setting"),

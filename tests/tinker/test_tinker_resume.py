@@ -101,6 +101,9 @@ def test_an_asynchronous_run_that_goes_on_knows_all_earlier_batches_and_no_other
     world.rollouts(batches[0][3:4])  # run again, late
     again = world.dataset(tmp_path)
     again.get_batch(checkpoint)
+    # Open plans, of which some groups came, are in the record as well.
+    recorded = read_trace(tmp_path / "trace.jsonl").steps
+    assert [step.plan.step for step in recorded] == list(range(checkpoint))
     came = [world.GROUPS * world.SIZE, world.GROUPS * world.SIZE, sum(world.counts(batches[2][:5]))]
     assert world.evidence(again) == pytest.approx(sum(came[:checkpoint]) + batches[0][3].count)
     # What was void stays void after another stop, and outcomes of the resumed run count once.

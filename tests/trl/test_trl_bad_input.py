@@ -33,6 +33,8 @@ from trl import GRPOConfig
         ({"pool": 2, "min_generations": 2}, "min_generations is 2 with pool=2"),
         ({"pool": 2, "rule": "uniform"}, "'uniform' does not choose among a pool"),
         ({"num_generations": "4"}, "num_generations is '4': it must be a whole number"),
+        ({"min_group": 5, "pool": 1}, r"min_group is 5 and num_generations is 4: with pool=1 every prompt has a group"),
+        ({"per_device_train_batch_size": 4, "min_group": 5}, "generation_batch_size is 4 and min_group 5: a batch"),
         ({"per_device_train_batch_size": 0}, "generation_batch_size is 0 and num_generations 4: a batch must hold"),
     ],
     ids=str,

@@ -164,7 +164,7 @@ def test_prompts_that_environments_complete_are_known_by_their_record(
         trainer = small.knapsack(tmp_path, train=False, rule="calibrated", trainer_class=Acting)
         small.knapsack(tmp_path, train=False, rule="beta", trainer_class=Acting)  # does not care
     assert not trainer._uses_hidden_states
-    assert caplog.text.count("'hidden_states' cannot be used, because environments complete the prompts") == 1
+    assert caplog.text.count("hidden states cannot be used as features, because environments complete the prompts") == 1
 
 
 @pytest.mark.parametrize("kind", ["PromptTuningConfig", "PromptEncoderConfig", "PrefixTuningConfig"])
@@ -212,7 +212,7 @@ def test_a_model_that_does_not_show_them_is_trained_without(
     with caplog.at_level(logging.WARNING, logger="knapsack_rl"):
         trainer = small.knapsack(tmp_path, rule="calibrated", arguments={"model": model})
     assert trainer.state.global_step == 3
-    assert caplog.text.count("cannot be used, because of the model's forward pass") == 1
+    assert caplog.text.count("cannot be used as features, because of the model's forward pass") == 1
 
 
 def test_prompt_tuning_is_trained(tmp_path: Path) -> None:

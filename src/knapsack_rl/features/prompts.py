@@ -112,9 +112,9 @@ class PromptLooks:
         return found
 
     def _say_what_the_file_lacks(self, keys: Sequence[str]) -> None:
-        """Warn once, if the file knows less than half of the prompts of a batch."""
+        """Warn once, of the first batch with a prompt that the file does not know."""
         lacking = len(self._looks.unknown(keys))
-        if 2 * lacking > len(set(keys)):
+        if lacking:
             logger.warning(
                 "%s has no features of %d of the %d prompts of a batch: they are planned without. Make it again with "
                 "`knapsack-rl features`, of the data that are trained on, with prompts as the policy sees them",

@@ -47,7 +47,8 @@ class TextFeatures:
 
     def __call__(self, prompts: Sequence[Any]) -> PromptFeatures:
         """Features of prompts, each a text or a list of chat messages: ``[P, 256]``, of float32 precision."""
-        texts = [prompt_text(prompt) for prompt in prompts]
+        # Scikit-learn encodes them, which fails for half of a surrogate pair.
+        texts = [prompt_text(prompt).encode("utf-8", "replace").decode() for prompt in prompts]
         if not texts:
             return PromptFeatures(np.zeros((0, WIDTH)), np.zeros((0, 0)))
         octaves = np.minimum(np.log2([1 + len(text) for text in texts]), OCTAVES[-1])
@@ -65,9 +66,14 @@ def prompt_key(prompt: Any) -> str:
 
 
 def prompt_text(prompt: Any) -> str:
-    """The words of a prompt: a text unchanged; the contents of chat messages, without roles and images."""
+    """The words of a prompt: a text unchanged; the contents of chat messages, without roles and images.
+
+    Messages may be an array of objects, as tables have them.
+    """
     if isinstance(prompt, str):
         return prompt
+    if isinstance(prompt, np.ndarray):
+        return prompt_text(prompt.tolist())
     if isinstance(prompt, dict):
         return prompt_text(prompt.get("content", prompt.get("text", "")))
     return "\n".join(prompt_text(part) for part in prompt) if isinstance(prompt, list | tuple) else ""

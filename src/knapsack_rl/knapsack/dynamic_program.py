@@ -7,8 +7,7 @@ from itertools import chain
 
 import numpy as np
 
-from knapsack_rl.knapsack.limits import Solution, checked_budget, checked_costs, checked_limits
-from knapsack_rl.knapsack.repair import no_counts
+from knapsack_rl.knapsack.limits import NoCountsError, Solution, checked_budget, checked_costs, checked_limits
 from knapsack_rl.notation import FloatArray, IntArray
 
 # Each cell takes 4 bytes and some hundred operations; a larger table would take minutes and gigabytes.
@@ -59,7 +58,7 @@ def solve_by_dynamic_programme(
         best, choices[i] = _add_row(best, values[i], int(costs[i]), chain([0] if low_P[i] == 0 else [], counts))
     spent = units if cost_P is None else int(np.argmax(best))
     if best[spent] == -np.inf:
-        raise no_counts(int(budget), min_group)
+        raise NoCountsError(int(budget), min_group)
     chosen_P = _backtrack(choices, costs, spent)
     return Solution(chosen_P, float(best[spent]), _price(values, chosen_P, costs, low_P, min_group))
 

@@ -31,6 +31,18 @@ class Solution:
     gap: float = 0.0
 
 
+class NoCountsError(ValueError):
+    """No counts of 0 or at least the smallest group sum to the budget within the limits."""
+
+    def __init__(self, budget: int, min_group: int) -> None:
+        remedy = "raise an upper limit or change the budget"
+        if budget < min_group:
+            remedy = f"a step needs {min_group} rollouts at least, or a smaller min_group"
+        super().__init__(
+            f"no counts of 0 or at least {min_group} within the limits sum to a budget of {budget}: {remedy}"
+        )
+
+
 def same_limits(prompts: int, low: int, high: int) -> tuple[IntArray, IntArray]:
     """Return the same limits for every prompt, ``low_P, high_P``, each ``[prompts]``.
 

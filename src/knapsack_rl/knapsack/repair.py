@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from knapsack_rl.knapsack.limits import NoCountsError
 from knapsack_rl.knapsack.price_table import PriceBlock, PriceTable, prices_at
 from knapsack_rl.notation import FloatArray, IntArray
 
@@ -24,7 +25,7 @@ def repair_pair(counts_P: IntArray, blocks: list[PriceBlock]) -> None:
     limit costs +inf, adding one above an upper limit gains -inf.
 
     Raises:
-        ValueError: no counts within the limits sum to the budget.
+        NoCountsError: no counts within the limits sum to the budget.
     """
     cut = int(np.argmax(counts_P == 1))
     counts_P[cut] = 0
@@ -38,7 +39,7 @@ def repair_pair(counts_P: IntArray, blocks: list[PriceBlock]) -> None:
     gains = (add_one.max(), pair[cut] - remove_one.min(), add_three.max() - remove_pair.min())
     best = int(np.argmax(gains))
     if gains[best] == -np.inf:
-        raise no_counts(int(counts_P.sum()) + 1, 2)
+        raise NoCountsError(int(counts_P.sum()) + 1, 2)
     if best == 0:
         counts_P[np.argmax(add_one)] += 1
     elif best == 1:
@@ -57,7 +58,7 @@ def repair_group(counts_P: IntArray, cut: int, table: PriceTable, price: float) 
         price: value of the last rollout selected, against which a loss is measured.
 
     Raises:
-        ValueError: no counts within the limits sum to the budget.
+        NoCountsError: no counts within the limits sum to the budget.
     """
     smallest, rest = table.min_group, int(counts_P[cut])
     counts_P[cut] = 0
@@ -74,19 +75,11 @@ def repair_group(counts_P: IntArray, cut: int, table: PriceTable, price: float) 
         best, choices[i] = _add_changes(best, changes_D, loss_P_D[row])
     at = furthest + rest
     if not best[at] < np.inf:
-        raise no_counts(int(counts_P.sum()) + rest, smallest)
+        raise NoCountsError(int(counts_P.sum()) + rest, smallest)
     for i in range(rows.size - 1, -1, -1):
         change = int(choices[i, at])
         counts_P[rows[i]] += change
         at -= change
-
-
-def no_counts(budget: int, min_group: int) -> ValueError:
-    """The error for a budget that no counts sum to."""
-    return ValueError(
-        f"no counts of 0 or at least {min_group} within the limits sum to a budget of {budget}:"
-        " raise an upper limit or change the budget"
-    )
 
 
 def _losses(counts_P: IntArray, table: PriceTable, price: float, changes_D: IntArray) -> FloatArray:

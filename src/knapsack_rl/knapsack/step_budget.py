@@ -13,6 +13,9 @@ the next step (the marginal value theorem: Charnov, Theoretical Population Biolo
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+from knapsack_rl.knapsack.limits import NoCountsError, Solution
 from knapsack_rl.knapsack.solver import Marginals, solve
 from knapsack_rl.notation import IntArray
 
@@ -34,21 +37,35 @@ def best_budget(
         step_cost: cost of a step beside its rollouts, in rollouts.
 
     Returns:
-        The budget; of equal ones the smallest.
+        The budget; of equal ones the smallest. Where limits leave gaps between two groups (counts of 0 or 8 cannot sum
+        to 12), it is one that counts sum to.
 
     Raises:
+        NoCountsError: no counts sum to any of these budgets.
         ValueError: limits that cross, a cost that is negative, or a budget that `solve` refuses.
     """
     if least > most:
         raise ValueError(f"the smallest budget, {least}, is above the largest, {most}")
     if not 0 <= step_cost < float("inf"):
         raise ValueError(f"step_cost is {step_cost}: it counts rollouts and must be 0 or more, and finite")
+
+    def first_from(budget: int) -> tuple[int, Solution | None]:
+        """The smallest budget from here on that counts sum to, and its solution; None if there is none."""
+        for each in range(budget, most + 1):
+            with suppress(NoCountsError):
+                return each, solve(marginals, each, low_P, high_P, min_group=min_group)
+        return most, None
+
+    if least < most:
+        least, found = first_from(least)
+        if found is None:
+            raise NoCountsError(most, min_group)
     while least < most:
         middle = (least + most) // 2
-        following = solve(marginals, middle + 1, low_P, high_P, min_group=min_group)
+        following, solution = first_from(middle + 1)
         # The price of the next rollout against what a unit of cost has brought by then.
-        if following.price * (middle + 1 + step_cost) > following.value:
-            least = middle + 1
+        if solution is not None and solution.price * (following + step_cost) > solution.value:
+            least = following
         else:
             most = middle
     return least

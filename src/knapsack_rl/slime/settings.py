@@ -34,7 +34,9 @@ def read_settings(args: Namespace) -> tuple[AllocationConfig, dict[str, Any]]:
         ValueError: an unknown name, a bad value, or an option of slime that breaks groups; with what to change.
     """
     # slime waits for --rollout-batch-size prompts a step: none can be left out, so there is no pool.
-    given = {"pool": 1} | dict(getattr(args, "knapsack", None) or {})
+    given: dict[str, Any] = dict(getattr(args, "knapsack", None) or {})
+    if given.get("pool") is None:
+        given["pool"] = 1
     own = own_settings(given, CONSTANT_SIZE_FIELDS, OWN, "knapsack.")
     _check_options(args)
     allocation = from_dialect(ALIASES, {ALIASES.get(name, name): value for name, value in given.items()})

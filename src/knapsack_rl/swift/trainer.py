@@ -53,6 +53,8 @@ class KnapsackGRPOTrainer(PlansBatches, GRPOTrainer):  # type: ignore[misc]  # m
         self.looks = Looks(getattr(self.model.config, "_name_or_path", ""))
         looks = allocation.rule == "calibrated" and self.own["features"] is not None
         self._uses_hidden_states = looks and not self.is_multimodal
+        if looks and self.is_multimodal and self.accelerator.is_main_process:
+            self._warn_without_features("prompts may hold images")
         self._plan: Plan | None = None
         self.add_callback(KnapsackCallback(self))
 

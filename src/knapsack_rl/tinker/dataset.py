@@ -304,10 +304,11 @@ class AllocatedDataset(RLDataset):  # type: ignore[misc]  # Any, in an environme
         session, log_path = self.session, Path(self.options.log_path)
         if session.trace is not None:
             session.trace.close()
-            session.trace = None  # steps that are learned again are in the record
+            session.trace = None  # complete steps that are learned again are in the record
         if not self.tracker.start_at(index) and index > 0:
             logger.warning("%s holds no beliefs of knapsack-rl: every prompt counts as unseen", log_path)
         session.open_trace(log_path / TRACE_FILE, self.run)
+        self.tracker.give_up_open()
         self._latest = None
         logger.info("knapsack-rl: %s", self._described())
 

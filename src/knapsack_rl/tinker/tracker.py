@@ -121,12 +121,19 @@ class OutcomeTracker:
                 if entry.step < step:
                     found = True
                     self._restore(entry)
-            for plan in self.session.open_plans:  # groups that were under way when the run stopped are not run again
-                self.session.give_up(plan.step)
             self.session.restart_at(step)
-            self._learn_repeated()
             self._read = self.log.mark_resume(step)
         return found
+
+    def give_up_open(self) -> None:
+        """Give up the groups that were under way when the run stopped: they are not run again.
+
+        After the trace was opened, which has what came of their plans.
+        """
+        with self._lock:
+            for plan in self.session.open_plans:
+                self.session.give_up(plan.step)
+            self._learn_repeated()
 
     def _forget(self) -> None:
         self.session.load_state_dict(self._beginning)

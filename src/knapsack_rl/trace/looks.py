@@ -78,10 +78,13 @@ class FeatureLog:
     """What a file holds of the features of each prompt so far.
 
     Attributes:
+        begins: whether the file holds no other features: a prompt without a row is then unknown, and need not be
+            written as such; for the writer.
         hashes: of the last row that was written, by prompt; for the writer.
         rows: the last row, by prompt; for the reader.
     """
 
+    begins: bool = True
     hashes: dict[str, int] = field(default_factory=dict)
     rows: dict[str, NDArray[np.float16]] = field(default_factory=dict)
 
@@ -94,7 +97,8 @@ class FeatureLog:
         exact = np.array_equal(rows_P_F.astype(np.float64), features_P_F, equal_nan=True)
         if not exact or np.isinf(rows_P_F).any() or given.confidence_P_C.shape[1] > 1 or width > MOST_FEATURES:
             return StepFeatures(0, np.zeros(0, dtype=np.int64), None)
-        unknown, at = hash(np.full(width, np.nan, dtype=np.float16).tobytes()), []
+        unknown = hash(np.full(width, np.nan, dtype=np.float16).tobytes()) if self.begins else None
+        at: list[int] = []
         for i, (prompt_id, row) in enumerate(zip(prompt_ids, rows_P_F, strict=True)):
             digest = hash(row.tobytes())
             if self.hashes.get(prompt_id, unknown) != digest:

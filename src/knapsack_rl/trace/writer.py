@@ -44,7 +44,7 @@ class TraceWriter:
         self.path, self._run, self._resume_step = Path(path), run, resume_step
         self._began = time.monotonic()
         self._known: set[str] = set()
-        self._features = FeatureLog()  # empty after a resume, which may compute them anew
+        self._features = FeatureLog(begins=resume_step is None)  # after a resume they may be computed anew
         self._file: FileIO | None = None
         self._closed = self._warned = False
         self._first = b""  # the records that begin the file, or continue it, until they are written
@@ -76,8 +76,10 @@ class TraceWriter:
         look = None if plan.features is None else plan.features.confidence_P_C
         log_odds_P = look[:, 0] if look is not None and look.shape[1] == 1 else None  # confidences of another kind: not
         features = None if plan.features is None else self._features.news(plan.prompt_ids, plan.features)
-        self._append(Step(plan, outcomes, optimizer_step, seconds, shown, new, log_odds_P, features))
-        self._known.update(new)
+        if self._append(Step(plan, outcomes, optimizer_step, seconds, shown, new, log_odds_P, features)):
+            self._known.update(new)
+        else:  # what it said of prompts is not in the file
+            self._features = FeatureLog(begins=False)
 
     def evaluation(
         self, step: int, rollouts: int, metrics: Mapping[str, float], rates: Mapping[str, float] | None = None
@@ -111,8 +113,12 @@ class TraceWriter:
             self.end("interrupted")
         self.close()
 
-    def _append(self, record: Record) -> None:
-        """Write a record, or note that it is lost: whatever goes wrong with a record must not end the run."""
+    def _append(self, record: Record) -> bool:
+        """Write a record, or note that it is lost: whatever goes wrong with a record must not end the run.
+
+        Returns:
+            Whether it was written.
+        """
         with self._lock:
             try:
                 line = encode(record)
@@ -120,6 +126,8 @@ class TraceWriter:
                 self._write(line)
             except Exception as error:
                 self._miss(record, error)
+                return False
+            return True
 
     def _begin(self) -> None:
         """Open the file, where that was not possible so far, and write what begins or continues it."""

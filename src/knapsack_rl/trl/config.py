@@ -121,6 +121,11 @@ class KnapsackGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL ships no type
                 f"generation_batch_size is {self.generation_batch_size} and num_generations {self.num_generations}: a "
                 "batch must hold the rollouts of one prompt at least"
             )
+        if self.generation_batch_size < self.min_group:
+            raise ValueError(
+                f"generation_batch_size is {self.generation_batch_size} and min_group {self.min_group}: a batch must "
+                "hold the smallest group at least"
+            )
         if self.trace_file in ("none", ""):  # a command line cannot express None
             self.trace_file = None
         if self.features not in ("hidden_states", "none"):

@@ -108,8 +108,8 @@ class PlansBatches(_Base):  # type: ignore[misc]
 
     def _warn_without_features(self, reason: str) -> None:
         logger.warning(
-            "features='hidden_states' cannot be used, because %s: beliefs use the prompts' own counts alone "
-            "(set features='none' to train without this warning)",
+            "hidden states cannot be used as features, because %s: beliefs use the prompts' own counts alone "
+            "(features=none trains without this warning)",
             reason,
         )
 
