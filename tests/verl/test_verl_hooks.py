@@ -398,7 +398,7 @@ def test_asynchronous_batches_have_the_rollouts_that_verl_asks_for(
         sizes = Counter(key.partition("_")[0] for key in batch.keys)
         assert min(sizes.values()) >= 2
         trained += len(batch.keys)
-        assert 0 <= trained - step * 32 < 12  # ahead by less than a group, however long it runs
+        assert 0 <= step * 32 - trained < 12  # behind by less than a group, however long it runs
         world.queue.kv_clear(batch.keys, "train")
     assert world.refilled
     waiting = sum(group.rollouts for group in world.run.planned.values())
@@ -414,7 +414,6 @@ def test_a_batch_is_taken_when_no_more_groups_will_come(tmp_path: Path, monkeypa
     world.generate(1, [0, 1, 2, 3])
     batch, _ = world.buffer.sample(1, "train", 8)
     assert len(batch.keys) == 8
-    assert world.run.ahead == 0  # what it lacked is not asked for later
 
 
 def test_columns_come_as_one_plain_value_a_row() -> None:

@@ -47,7 +47,7 @@ class _Learning(_Base):  # type: ignore[misc]  # verl ships no types
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> Any:
         """Sample as verl does, and add our metrics to those it returns."""
-        self.optimizer_step, self.metrics, self.kept = global_steps - 1, {}, {}
+        self.optimizer_step = global_steps - 1
         if partition_id == _TRAIN and self.synchronous and self.run.leaves_out:
             # All groups of the plan, in as many parts as verl asks for.
             parts = self.run.trainer.parameter_sync_step - self.run.trainer.local_trigger_step
@@ -57,6 +57,7 @@ class _Learning(_Base):  # type: ignore[misc]  # verl ships no types
         if partition_id == _TRAIN:
             own = self.run.looked | self.kept | self.metrics
             metrics.update({f"knapsack/{name}": value for name, value in own.items()})
+            self.metrics, self.kept = {}, {}
             trainer = self.run.trainer
             if trainer.local_trigger_step + 1 == trainer.parameter_sync_step:
                 self.run.step_learned(global_steps)
@@ -73,24 +74,19 @@ class _Learning(_Base):  # type: ignore[misc]  # verl ships no types
         self.failure_keys[_TRAIN] -= partial
         self.finished_keys[_TRAIN] |= partial
 
-    # Whole plans are trained on together where possible: their rows sum to what verl's mini-batches divide.
+    # Asynchronous batches have the rollouts that verl's mini-batches divide, and never more: rows that are too many
+    # are a mini-batch of their own, with a whole optimizer update. Where some lack, verl pads with rows of weight 0.
     def _select_prompt_uids(self, partition_id: str, sampleable_keys: Collection[str], batch_size: int) -> Any:
         ordered = sorted(sampleable_keys, key=self.run.order)  # verl's own sort, by step, keeps the order of equals
-        if partition_id != _TRAIN or self.synchronous or not self.run.leaves_out:
+        if partition_id != _TRAIN or self.synchronous or self.run.stock:
             return super()._select_prompt_uids(partition_id, ordered, batch_size)
         uids, *snapshots = super()._select_prompt_uids(partition_id, ordered, len(ordered))
-        asked, taken = self._due(batch_size), 0
-        for number, uid in enumerate(uids):  # at least one group
-            taken += self.run.rollouts([uid])
-            if taken >= asked:
-                uids = uids[: number + 1]
-                break
-        self.run.ahead = max(taken - asked, 0)
-        return uids, *snapshots
+        chosen = earliest_within([self.run.rollouts([uid]) for uid in uids], self._due(batch_size))
+        return [uids[i] for i in chosen], *snapshots
 
     def _due(self, batch_size: int) -> int:
-        """Planned rollouts that a batch of so many prompts stands for, less those that came with earlier batches."""
-        return batch_size * self.run.settings.allocation.average - self.run.ahead
+        """Rollouts that a batch of so many prompts has."""
+        return batch_size * self.run.settings.allocation.average
 
     # Here groups leave to be trained on, in the order of the plan, so that a resumed run can be the same to the bit.
     # Groups of one row are left out: verl would use their raw reward as advantage.
@@ -109,6 +105,11 @@ class _Learning(_Base):  # type: ignore[misc]  # verl ships no types
             alone = {uid for uid in uids if len(_last_outputs(keys[uid])) == 1 and not self.run.stock}
             if alone:
                 tq.kv_clear(partition_id=partition_id, keys=[key for uid in alone for key in keys[uid]])
+            if alone and len(alone) == len(uids):
+                raise RuntimeError(
+                    f"of all {len(uids)} groups of this batch only one rollout came back, or none: there is nothing to "
+                    "compare it with. The engine's or the agent's errors are further up"
+                )
             partition_snapshot = {key: partition_snapshot[key] for uid in uids if uid not in alone for key in keys[uid]}
         return super()._materialize_batch(partition_id, selected_prompt_uids, partition_snapshot)
 
@@ -178,11 +179,16 @@ class KnapsackReplayBufferAsync(_Learning, ReplayBufferAsync):  # type: ignore[m
 
     synchronous = False
 
-    # Where prompts are left out, a batch is full when it has the rollouts of as many prompts as verl asks for.
+    def wait_for_sampleable(self, global_steps: int, *args: Any, **kwargs: Any) -> Any:
+        """Wait as verl does; groups that leave the buffer meanwhile are learned as of this step."""
+        self.optimizer_step = global_steps - 1
+        return super().wait_for_sampleable(global_steps, *args, **kwargs)
+
+    # A batch is full when it has the rollouts of as many prompts as verl asks for.
     def _has_enough_samples(
         self, global_steps: int, partition_id: str, batch_size: int, sampleable_keys: Collection[str]
     ) -> bool:
-        if partition_id != _TRAIN or not self.run.leaves_out:
+        if partition_id != _TRAIN or self.run.stock:
             return bool(super()._has_enough_samples(global_steps, partition_id, batch_size, sampleable_keys))
         if not super()._has_enough_samples(global_steps, partition_id, min(batch_size, 1), sampleable_keys):
             return False
@@ -190,12 +196,30 @@ class KnapsackReplayBufferAsync(_Learning, ReplayBufferAsync):  # type: ignore[m
         return not coming or self.run.rollouts(sampleable_keys) >= self._due(batch_size)
 
     def get_sampleable_count(self, global_steps: int, partition_id: str) -> int:
-        """Prompts that verl can sample; where prompts are left out, as many as the planned rollouts stand for."""
+        """Prompts that verl can sample: as many as the planned rollouts stand for."""
         count = int(super().get_sampleable_count(global_steps, partition_id))
-        if partition_id != _TRAIN or not self.run.leaves_out:
+        if partition_id != _TRAIN or self.run.stock:
             return count
         keys = self._sampleable_terminal_keys(partition_id, self._terminal_eviction_reasons(global_steps, partition_id))
         return int(self.run.rollouts(keys) // self.run.settings.allocation.average)
+
+
+def earliest_within(sizes: Sequence[int], most: int) -> list[int]:
+    """Places of the groups with the largest sum of rollouts up to ``most``; of equal sums that of the earliest groups.
+
+    The first group alone if every group has more.
+    """
+    # Bit s of the i-th number: whether some of the groups from the i-th on sum to s.
+    within, sums = (1 << (most + 1)) - 1, [1]
+    for size in reversed(sizes):
+        sums.append((sums[-1] | sums[-1] << size) & within)
+    sums.reverse()
+    left, chosen = sums[0].bit_length() - 1, list[int]()
+    for i, size in enumerate(sizes):
+        if size <= left and sums[i + 1] >> (left - size) & 1:
+            chosen.append(i)
+            left -= size
+    return chosen or [0]
 
 
 def column(data: Any, name: str) -> list[Any]:

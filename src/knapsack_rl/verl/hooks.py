@@ -93,10 +93,10 @@ class KnapsackAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]  # ver
         queued = (tq.kv_list() or {}).get("train", {})
         self.run.begin(queued)
         allocation, trainer = self.run.settings.allocation, self.run.trainer
-        if self.run.leaves_out:
+        if not self.run.stock:
             # A resumed asynchronous trainer requests prompts until it has a number of groups. Its batches are numbers
             # of rollouts here: it would request more than the run that was stopped, and skip as many rows of the data.
-            rollouts = self.run.rollouts(uid for uid, tag in queued.items() if tag.get("is_prompt")) + self.run.ahead
+            rollouts = self.run.rollouts(uid for uid, tag in queued.items() if tag.get("is_prompt"))
             trainer._restored_tq_prompt_count = math.ceil(rollouts / allocation.average)
         self._own_indices = allocation.pool != 1 and has_own_indices(getattr(trainer, "train_dataset", None))
         self._left_out: set[str] = set()
@@ -117,7 +117,8 @@ class KnapsackAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]  # ver
         # In sync mode verl waits for as many groups as it has asked to replace.
         replacing = self.run.owed > 0 and self.run.trainer.trainer_mode == "sync"
         offered = prompts if replacing else self._offered(prompts)
-        groups = self._plan(offered, self.run.owed or len(uids) * self.run.settings.allocation.average)
+        budget = self.run.owed or len(uids) * self.run.settings.allocation.average
+        groups = self._plan(offered, self.run.possible(budget, len(offered)))
         self.run.owed = 0
         if not replacing and self.run.leaves_out:
             chosen = [i for i, group in enumerate(groups) if group.rollouts]

@@ -22,7 +22,14 @@ from knapsack_rl.features.prompts import PromptLooks
 from knapsack_rl.files import read_state
 from knapsack_rl.kept import KeptSuccesses
 from knapsack_rl.session import Session
-from knapsack_rl.verl.settings import ConfigError, Settings, asking_problem, select, weighting_problem
+from knapsack_rl.verl.settings import (
+    ConfigError,
+    Settings,
+    asking_problem,
+    rollouts_of_an_update,
+    select,
+    weighting_problem,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +78,6 @@ class SharedRun:
         trainer: verl's trainer, once the replay buffer has been made.
         planned: groups in verl's queue, by uid.
         owed: planned rollouts of groups that verl has dropped, for which it will ask to generate other groups.
-        ahead: rollouts that were trained on in earlier batches beyond what verl asked for.
     """
 
     current: SharedRun | None = None
@@ -91,7 +97,7 @@ class SharedRun:
         self.trainer: Any = None
         self.folder = Path(config.trainer.default_local_dir).absolute()
         self.planned: dict[str, PlannedGroup] = {}
-        self.owed = self.ahead = 0
+        self.owed = 0
         checkpoint = self._checkpoint()
         if checkpoint is not None:
             step = int(checkpoint.name.rpartition("global_step_")[2])
@@ -99,7 +105,6 @@ class SharedRun:
             if state is not None and (state.get("adapter") or (checkpoint / GROUPS_FILE).exists()):
                 saved = state.get("adapter") or read_state(checkpoint / GROUPS_FILE)  # a file of its own before 0.9
                 self.planned = {uid: PlannedGroup(*group) for uid, group in saved["groups"].items()}
-                self.ahead = int(saved.get("ahead", 0))
                 if self.kept is not None and saved.get("kept"):
                     self.kept.load_state_dict(saved["kept"])
         self._plans = max((group.plan + 1 for group in self.planned.values()), default=0)
@@ -189,6 +194,17 @@ class SharedRun:
             for i, (prompt_id, count) in enumerate(zip(prompt_ids, plan.counts_P.tolist(), strict=True))
         ]
 
+    def possible(self, budget: int, prompts: int) -> int:
+        """The budget, or the nearest to it that the limits allow for so many prompts.
+
+        Settings are checked for the budget of a step. Parts of a batch, and groups in place of others that verl has
+        dropped, have any number of rollouts.
+        """
+        allocator = self.session.allocator
+        assert isinstance(allocator, KnapsackAllocator)
+        least = max(prompts * allocator.min_count, allocator.min_group)
+        return min(max(budget, least), prompts * allocator.max_count)
+
     def rollouts(self, uids: Iterable[str]) -> int:
         """Planned rollouts of these groups; the average for one that was planned by a run without us."""
         average = self.settings.allocation.average
@@ -274,7 +290,7 @@ class SharedRun:
         """Write the state beside verl's own files."""
         groups = {uid: list(group) for uid, group in self.planned.items()}
         kept = None if self.kept is None else self.kept.state_dict()
-        self.session.save_to(checkpoint, adapter={"groups": groups, "ahead": self.ahead, "kept": kept})
+        self.session.save_to(checkpoint, adapter={"groups": groups, "kept": kept})
 
     def _described(self, batches: int) -> str:
         """The settings that decide most, and why some are less than by default."""
@@ -285,6 +301,8 @@ class SharedRun:
             said += f", look={' + '.join(filter(None, looks)) or 'none'}"
         if self.kept is not None:
             said += ", successes are kept"
+        if "max_n" not in given and allocation.max_count == rollouts_of_an_update(self.config):
+            said += f", max_n={allocation.max_count}, the rollouts of a local update"
         least = allocation.min_count if "min_n" in given else None
         default = AllocationConfig(allocation.rule, allocation.average, min_count=least)
         if allocation.pool != default.pool and "pool" not in given:

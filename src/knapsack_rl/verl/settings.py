@@ -215,7 +215,25 @@ def _allocation(config: Any, values: Mapping[str, Any]) -> AllocationConfig:
     allocation = from_dialect(aliases, given | {ALIASES["average"]: select(config, ALIASES["average"])})
     if values["group_weighting"] is None and weighting_problem(config):
         allocation = replace(allocation, weighting="rollout")
-    return allocation
+    most = rollouts_of_an_update(config)
+    if most is None or allocation.rule == "uniform" or (allocation.max_count or 0) <= most:
+        return allocation
+    if values["max_n"] is not None or allocation.min_group > most:
+        name = "max_n" if values["max_n"] is not None else "min_group"
+        raise ConfigError(
+            f"knapsack.{name}={values[name]}: one local update of separate_async has {most} rollouts "
+            "(data.train_batch_size x rollout.n / parameter_sync_step), and a group is trained on as a whole: set it "
+            f"to at most {most}, or a smaller trainer.v1.separate_async.parameter_sync_step"
+        )
+    return replace(allocation, max_count=most)
+
+
+def rollouts_of_an_update(config: Any) -> int | None:
+    """Rollouts of one of several local updates of a step; None in the modes that make one."""
+    if select(config, "trainer.v1.trainer_mode") != "separate_async":
+        return None
+    parts = int(select(config, "trainer.v1.separate_async.parameter_sync_step") or 1)
+    return int(config.data.train_batch_size) * int(select(config, ALIASES["average"])) // parts
 
 
 def _keeping_problem(config: Any, settings: Settings) -> str | None:
