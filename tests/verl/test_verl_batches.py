@@ -208,7 +208,7 @@ def test_groups_of_a_run_with_a_higher_limit_are_replaced_within_the_present_one
 
 def test_a_batch_without_a_pair_of_rollouts_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(tmp_path, monkeypatch)
-    world.answer = lambda uid, prompt, count: [1.0, *[None] * (count - 1)]
-    world.generate(1, [0, 1])
-    with pytest.raises(RuntimeError, match="of all 2 groups of this batch only one rollout came back"):
-        world.buffer.sample(1, "train", 2)
+    world.answer = lambda uid, prompt, count: [1.0 if prompt else None, *[None] * (count - 1)]
+    world.generate(1, [0, 1, 2])
+    with pytest.raises(RuntimeError, match="of all 3 groups of this batch only one rollout came back"):
+        world.buffer.sample(1, "train", 3)

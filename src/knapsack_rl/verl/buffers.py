@@ -105,12 +105,12 @@ class _Learning(_Base):  # type: ignore[misc]  # verl ships no types
             alone = {uid for uid in uids if len(_last_outputs(keys[uid])) == 1 and not self.run.stock}
             if alone:
                 tq.kv_clear(partition_id=partition_id, keys=[key for uid in alone for key in keys[uid]])
-            if alone and len(alone) == len(uids):
+            partition_snapshot = {key: partition_snapshot[key] for uid in uids if uid not in alone for key in keys[uid]}
+            if alone and not partition_snapshot:
                 raise RuntimeError(
                     f"of all {len(uids)} groups of this batch only one rollout came back, or none: there is nothing to "
-                    "compare it with. The engine's or the agent's errors are further up"
+                    "compare it with. The errors of the engine or the agent are further up"
                 )
-            partition_snapshot = {key: partition_snapshot[key] for uid in uids if uid not in alone for key in keys[uid]}
         return super()._materialize_batch(partition_id, selected_prompt_uids, partition_snapshot)
 
     # Whether an agent returns several rows for one rollout is known only when rows are there.
