@@ -59,7 +59,10 @@ def test_same_plans_as_every_other_adapter(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("knapsack", "said"),
     [
-        ({}, "look=texts; slime asks for no look, so there are no log odds"),
+        (
+            {},
+            "look=texts (a file of `knapsack-rl features` tells more); slime asks for no look, so there are no log",
+        ),
         ({"features": "none"}, "look=none; slime asks for no look, so there are no log odds"),
         ({"rule": "beta"}, "weighting=prompt"),
     ],

@@ -310,7 +310,8 @@ def test_the_default_asks_and_wraps_the_configs_own_strategy(tmp_path: Path, cap
     data, _ = asyncio.run(found.dataset_builder())
     with caplog.at_level(logging.INFO):
         assert len(data.get_batch(0)) == 4 * world.GROUPS
-    assert "rule=calibrated, pool=4, features=text, ask=True; less than by default: weighting=rollout" in caplog.text
+    said = "rule=calibrated, pool=4, features=text (a file of `knapsack-rl features` tells more), ask=True; "
+    assert said + "less than by default: weighting=rollout" in caplog.text
     plain = allocated(config(tmp_path, rollout_error_tolerance=True), ask=False)
     assert plain.rollout_error_tolerance is True
 
@@ -319,7 +320,10 @@ def test_the_default_asks_and_wraps_the_configs_own_strategy(tmp_path: Path, cap
     ("options", "said"),
     [
         ({"rule": "uniform"}, "rule=uniform, pool=1, features=none, ask=False"),
-        ({"weighting": "prompt"}, "rule=calibrated, pool=4, features=text, ask=True"),
+        (
+            {"weighting": "prompt"},
+            "rule=calibrated, pool=4, features=text (a file of `knapsack-rl features` tells more), ask=True",
+        ),
         ({"weighting": "prompt", "ask": False}, "ask=False; less than by default: no log odds, ask=False"),
         ({"weighting": "prompt", "pool": 1}, "ask=True; less than by default: pool=1 instead of 4"),
         (

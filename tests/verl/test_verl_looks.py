@@ -217,13 +217,14 @@ def test_looks_stay_with_their_plan_over_a_stop(tmp_path: Path, monkeypatch: pyt
 def test_the_start_says_what_a_prompt_looks_like(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ", look=texts + log odds of the next token"
+    texts = ", look=texts (a file of `knapsack-rl features` tells more)"
+    asked = texts + " + log odds of the next token"
     for words, said in (
         ([], asked + "\n"),
         (["+knapsack.features=none"], ", look=log odds of the next token\n"),
-        (["+knapsack.ask=False"], ", look=texts\n"),
+        (["+knapsack.ask=False"], texts + "\n"),
         (["+knapsack.ask=False", "+knapsack.features=none"], ", look=none\n"),
-        (["actor_rollout_ref.rollout.name=trtllm"], ", look=texts; no log odds, because rollout.name=trtllm ignores"),
+        (["actor_rollout_ref.rollout.name=trtllm"], texts + "; no log odds, because rollout.name=trtllm ignores"),
     ):
         world = world_of(tmp_path, monkeypatch, model, *words)
         assert said in capsys.readouterr().out

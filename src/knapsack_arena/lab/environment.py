@@ -26,7 +26,7 @@ KEPT_STEPS: Final = 8
 
 # What tells prompts apart, beside the present confidence: the policy's hidden states at their first look, those of the
 # base model before the first step, as a file of features holds them, or features of their texts.
-LookName: TypeAlias = Literal["policy", "base", "texts"]
+LookName: TypeAlias = Literal["policy", "base", "texts", "odds"]
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class LanguageModelEnvironment:
                 return TextFeatures()([prompt_ids[row] for row in rows.tolist()]).features_P_F
             return found[rows, :-1]
 
-        return self._looks(prompt_ids, log_odds(found[:, -1]), describe)
+        return self._looks(prompt_ids, log_odds(found[:, -1]), None if self._look == "odds" else describe)
 
     def _keep(self, rows: Sequence[int], rewards: Sequence[float], answers: Sequence[Tokens]) -> None:
         """Keep the last success (or, for the control, failure) of each prompt of a round."""

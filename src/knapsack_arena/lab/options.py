@@ -10,6 +10,7 @@
 | `group=N` | the smallest group of our rules with a pool has N rollouts |
 | `cost=F` | a step costs F times its budget beside its rollouts: our rules spend what a step deserves |
 | `look=base`, `look=texts` | prompts are told apart by the base model's states, or texts; else by their first look |
+| `look=odds` | prompts are told apart by the log odds of the next token alone |
 | `kept` | a prompt's last success replaces a rollout of a group of failures |
 | `priced` | the same, and the rule knows which prompts have one |
 | `ratio` | weigh these rollouts by their truncated importance ratio |
@@ -98,6 +99,7 @@ _FLAGS: Final[Mapping[str, Callable[[Options], Options]]] = {
     "kept-failures": _loss(kept="failures"),
     "look=base": lambda options: replace(options, look="base"),
     "look=texts": lambda options: replace(options, look="texts"),
+    "look=odds": lambda options: replace(options, look="odds"),
 }
 
 

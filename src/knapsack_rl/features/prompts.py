@@ -18,6 +18,8 @@ from knapsack_rl.notation import FloatArray, IntArray, PromptFeatures
 
 AUTO: Final = "auto"
 TEXT: Final = "text"
+# Said where texts are used: on two regimes of the laboratory they are much behind hidden states (docs/log.md).
+BETTER: Final = "a file of `knapsack-rl features` tells more"
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +80,7 @@ class PromptLooks:
         """
         self._looks, self._text = Looks(), TextFeatures() if features == TEXT else None
         self._file: str | None = None  # None once its missing prompts were reported
-        self.described = "texts" if features == TEXT else ""
+        self.described = f"texts ({BETTER})" if features == TEXT else ""
         if features is not None and features != TEXT:
             path = Path(features).expanduser()
             if not path.is_file():

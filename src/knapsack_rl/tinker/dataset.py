@@ -24,7 +24,7 @@ from tinker_cookbook.rl.types import EnvGroupBuilder, RLDataset, RLDatasetBuilde
 from knapsack_rl.advantages import prompt_weights
 from knapsack_rl.allocator import Allocator
 from knapsack_rl.config import FIELDS, AllocationConfig, Budget, RuleName, Weighting, from_dialect
-from knapsack_rl.features.prompts import AUTO
+from knapsack_rl.features.prompts import AUTO, BETTER, TEXT
 from knapsack_rl.kept import KeptSuccesses
 from knapsack_rl.notation import FloatArray
 from knapsack_rl.rules import AllocationProblem, AllocationRule
@@ -323,6 +323,8 @@ class AllocatedDataset(RLDataset):  # type: ignore[misc]  # Any, in an environme
         if config.weighting != AllocationConfig(config.rule).weighting:
             lacks.append("weighting=rollout, because the losses add up tokens")
         features = self._looking.features or "none"
+        if features == TEXT:
+            features += f" ({BETTER})"
         said = f"rule={config.rule}, pool={config.pool}, features={features}, ask={self.asks}"
         return f"{said}; less than by default: {'; '.join(lacks)}" if lacks else said
 
