@@ -38,6 +38,8 @@ COMPARED: Final = (
     ("beta-pool@prompt@step=1/4", f"{DEFAULT}@step=1/4"),
     (f"{DEFAULT}@look=texts@step=1/4", f"{DEFAULT}@step=1/4"),
     (f"{DEFAULT}@look=base@step=1/4", f"{DEFAULT}@step=1/4"),
+    (f"{DEFAULT}@look=odds@step=1/4", f"{DEFAULT}@step=1/4"),
+    (f"{DEFAULT}@look=odds@step=1/4", f"{DEFAULT}@look=texts@step=1/4"),
     (f"{DEFAULT}@group=4@step=1/4", f"{DEFAULT}@step=1/4"),
     (f"{DEFAULT}@group=4@step=1/4", "uniform@step=1/4"),
     (f"{DEFAULT}@group=6@step=1/4", f"{DEFAULT}@step=1/4"),

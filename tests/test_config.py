@@ -46,7 +46,6 @@ def test_defaults_follow_from_what_is_set(given: dict[str, Any], expected: tuple
         ({"max_count": 4}, r"average is 8: .* between min_count \(0\) and max_count \(4\)"),
         ({"pool": 2, "min_count": 2}, "min_count is 2 with pool=2"),
         ({"pool": 2, "rule": "paper"}, "rule 'paper' does not choose among a pool"),
-        ({"min_count": 0, "rule": "paper"}, "min_count is 0, and rule 'paper' gives every prompt a group"),
         ({"min_group": 10, "pool": 1}, "min_group is 10 and average is 8: with pool=1 every prompt has a group"),
         ({"min_group": 10, "rule": "uniform"}, "lower min_group or raise the average"),
         ({"min_group": 4, "min_count": 2}, r"below min_group \(4\): raise it, or leave min_count away"),

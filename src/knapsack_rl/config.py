@@ -113,8 +113,6 @@ class AllocationConfig:
         least = (0 if pool > 1 else self.min_group) if self.min_count is None else self.min_count
         if least < 0 or least == 1:
             raise ValueError(f"min_count is {least}: a group of one has no gradient, use 0 or at least 2")
-        if least == 0 and self.rule == "paper":
-            raise ValueError("min_count is 0, and rule 'paper' gives every prompt a group: leave min_count away")
         most = max(MOST, MOST_AVERAGES * self.average) if self.max_count is None else self.max_count
         if 0 < least < self.min_group:
             raise ValueError(

@@ -12,6 +12,7 @@ import pytest
 from slime_world import REAL, World, arguments
 
 from knapsack_rl import content_id, group_advantages
+from knapsack_rl.features.prompts import BETTER
 from knapsack_rl.slime import hooks
 from knapsack_rl.slime.source import PLANNED, PlansGroups
 from knapsack_rl.trace import read_trace
@@ -61,7 +62,7 @@ def test_same_plans_as_every_other_adapter(tmp_path: Path, monkeypatch: pytest.M
     [
         (
             {},
-            "look=texts (a file of `knapsack-rl features` tells more); slime asks for no look, so there are no log",
+            f"look=texts ({BETTER}); slime asks for no look, so there are no log odds",
         ),
         ({"features": "none"}, "look=none; slime asks for no look, so there are no log odds"),
         ({"rule": "beta"}, "weighting=prompt"),
