@@ -72,7 +72,7 @@ bench: .venv-dev/installed ## the benchmark table, against the paper's dynamic p
 
 # Two at a time: a training run of verl starts one process after another, and leaves half of two cores idle meanwhile.
 # But never two such runs, of which one takes 5 GB: they are in one file, the second, and files stay together.
-test-verl: .venv-verl/installed ## verl's real trainer on the CPU: Ray, uneven groups, a kill, failures (9 minutes, 6 GB of memory; an environment of 2 GB)
+test-verl: .venv-verl/installed ## verl's real trainer on the CPU: Ray, uneven groups, a kill, failures (10 minutes, 6 GB of memory; an environment of 2 GB)
 	$(TEST_ENV) $(VERL)/python -m pytest -m "" -n 2 --dist loadfile --no-loadscope-reorder -rP --durations=5 tests/verl $(ARGS)
 
 test-verl-vllm: .venv-verl-vllm/installed ## the same with verl's own vLLM server (optional: an environment of 4 GB)

@@ -155,6 +155,14 @@ def test_what_tells_prompts_apart(look: LookName) -> None:
         )
 
 
+def test_log_odds_alone_tell_prompts_apart_by_nothing_else() -> None:
+    found = {look: LanguageModelEnvironment(find_regime(TINY), 0, look=look) for look in ("policy", "odds")}
+    policy, odds = (each.hidden_states(each.prompt_ids[:4]) for each in found.values())
+    assert split_rule("calibrated-pool@look=odds")[1] == Options(look="odds")
+    assert odds.features_P_F.shape == (4, 0)
+    assert np.array_equal(odds.confidence_P_C, policy.confidence_P_C)
+
+
 @pytest.mark.parametrize("option", ["lr=0", "lr=fast", "step=0.5", "step=1/0", "lr=nan", "lr=-1"])
 def test_an_option_out_of_range_is_refused(option: str) -> None:
     with pytest.raises(ValueError, match=re.escape(option)):

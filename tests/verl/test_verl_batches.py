@@ -195,10 +195,7 @@ def test_groups_of_a_run_with_a_higher_limit_are_replaced_within_the_present_one
     world.generate(1, [0, 1, 2, 3])
     [first, *_] = world.run.planned
     world.run.planned[first] = world.run.planned[first]._replace(rollouts=9)
-    world.run.save(tmp_path / "global_step_1")
-    (tmp_path / "latest_checkpointed_iteration.txt").write_text("1")
-    saved: dict[str, Any] = {"tags": world.queue.tags["train"], "fields": world.queue.fields}
-    again = World(tmp_path, monkeypatch, "+knapsack.max_n=4", mode="colocate_async", **saved)
+    again = World(tmp_path, monkeypatch, "+knapsack.max_n=4", mode="colocate_async", **world.checkpoint(1))
     again.step = 5
     again.generate(5, [4, 5, 6, 7])
     batch, _ = again.buffer.sample(5, "train", 4)  # the first four are stale

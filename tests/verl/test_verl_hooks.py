@@ -277,8 +277,7 @@ def test_features_of_texts_are_learned_from_before_and_after_a_stop(
     assert plan.features is not None
     assert plan.features.features_P_F.any(axis=1).all()
     assert plan.features.features_P_F[0].tolist() != plan.features.features_P_F[1].tolist()
-    world.run.save(tmp_path / "global_step_1")
-    (tmp_path / "latest_checkpointed_iteration.txt").write_text("1")
+    world.checkpoint(1)
     tags = dict(world.queue.tags["train"])
     world.buffer.sample(2, "train", 4)
 
@@ -308,8 +307,7 @@ def test_groups_restarted_after_a_resume_belong_to_their_plan(
     words, mode = [f"+knapsack.pool={pool}", "+knapsack.max_n=12"], "colocate_async"
     world = World(tmp_path, monkeypatch, *words, mode=mode)
     world.generate(1, list(range(4 * pool)))
-    world.run.save(tmp_path / "global_step_1")
-    (tmp_path / "latest_checkpointed_iteration.txt").write_text("1")
+    world.checkpoint(1)
     sent = dict(world.sent)
     kept, restarted = list(sent)[:2], list(sent)[2:]
     tags = {key: tag for key, tag in world.queue.tags["train"].items() if key.partition("_")[0] in kept}
@@ -340,17 +338,14 @@ def test_a_resumed_run_requests_what_it_lacks_in_rollouts(
         world.generate(step, list(range(16)))
     batch, _ = world.buffer.sample(2, "train", 8)
     world.queue.kv_clear(batch.keys, "train")
-    world.run.save(tmp_path / "global_step_2")
-    (tmp_path / "latest_checkpointed_iteration.txt").write_text("2")
+    saved = world.checkpoint(2)
     waiting = {uid: group.rollouts for uid, group in world.run.planned.items()}
     assert len(waiting) > 8 if group == 2 else len(waiting) < 8
     gone = list(waiting)[:lost]
-    tags = {key: tag for key, tag in world.queue.tags["train"].items() if key.partition("_")[0] not in gone}
-    again = World(tmp_path, monkeypatch, *given, mode=mode, tags=tags, fields=world.queue.fields)
-    requested: list[int] = []
-    again._add_prompts_to_generate = requested.append  # type: ignore[attr-defined]
+    saved["tags"] = {key: tag for key, tag in saved["tags"].items() if key.partition("_")[0] not in gone}
+    again = World(tmp_path, monkeypatch, *given, mode=mode, **saved)
     PPOTrainer._add_async_warmup_batches(again, 1)
-    assert sum(requested) == sum(waiting[uid] for uid in gone) // 4
+    assert sum(again.requested) == sum(waiting[uid] for uid in gone) // 4
 
 
 def test_plans_whose_groups_will_not_come_are_given_up_after_a_resume(
@@ -360,8 +355,7 @@ def test_plans_whose_groups_will_not_come_are_given_up_after_a_resume(
     world = World(tmp_path, monkeypatch, mode="colocate_async")
     world.generate(1, [0, 1, 2, 3])
     world.generate(1, [4, 5])
-    world.run.save(tmp_path / "global_step_1")
-    (tmp_path / "latest_checkpointed_iteration.txt").write_text("1")
+    world.checkpoint(1)
     again = World(tmp_path, monkeypatch)
     assert again.run.planned == {}
     assert again.run.session.open_plans == []
@@ -531,8 +525,7 @@ def test_a_run_that_began_with_ids_of_prompts_goes_on_with_them(
     world.run.session.id_version = 1  # as state says that was written before ids were made of rows
     world.generate(1, [0, 1, 2])
     world.buffer.sample(1, "train", 3)
-    world.run.save(tmp_path / "global_step_1")
-    (tmp_path / "latest_checkpointed_iteration.txt").write_text("1")
+    world.checkpoint(1)
     again = World(tmp_path, monkeypatch)
     again.generate(2, [2, 1, 0])
     [plan] = again.run.session.open_plans

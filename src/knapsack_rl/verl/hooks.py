@@ -118,7 +118,7 @@ class KnapsackAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]  # ver
         replacing = self.run.owed > 0 and self.run.trainer.trainer_mode == "sync"
         offered = prompts if replacing else self._offered(prompts)
         budget = self.run.owed or len(uids) * self.run.settings.allocation.average
-        groups = self._plan(offered, self.run.possible(budget, len(offered)))
+        groups = self._plan(offered, self.run.within_limits(budget, len(offered)))
         self.run.owed = 0
         if not replacing and self.run.leaves_out:
             chosen = [i for i, group in enumerate(groups) if group.rollouts]

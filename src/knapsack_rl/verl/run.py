@@ -194,7 +194,7 @@ class SharedRun:
             for i, (prompt_id, count) in enumerate(zip(prompt_ids, plan.counts_P.tolist(), strict=True))
         ]
 
-    def possible(self, budget: int, prompts: int) -> int:
+    def within_limits(self, budget: int, prompts: int) -> int:
         """The budget, or the nearest to it that the limits allow for so many prompts.
 
         Settings are checked for the budget of a step. Parts of a batch, and groups in place of others that verl has

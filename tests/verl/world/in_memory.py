@@ -121,6 +121,7 @@ class World:
         self.coming: list[int] = []  # what the data loader gives next
         self.local_trigger_step, self.parameter_sync_step = 0, 1
         self._restored_tq_prompt_count = sum("is_prompt" in tag for tag in (tags or {}).values())
+        self.folder, self.requested = folder, list[int]()
         self.tokenizer = SimpleNamespace(decode=lambda tokens: f"<{len(tokens)} tokens>")
         self.refilled: list[int] = []
         self.numbers = itertools.count()
@@ -144,6 +145,15 @@ class World:
     @property
     def run(self) -> SharedRun:
         return SharedRun.get()
+
+    def checkpoint(self, step: int) -> dict[str, Any]:
+        """Save as verl does at the end of a step; what it restores of its queue, as arguments of another world."""
+        self.run.save(self.folder / f"global_step_{step}")
+        (self.folder / "latest_checkpointed_iteration.txt").write_text(str(step))
+        return {"tags": dict(self.queue.tags["train"]), "fields": self.queue.fields}
+
+    def _add_prompts_to_generate(self, prompts: int) -> None:
+        self.requested.append(prompts)
 
     def refill(self, prompts: int) -> int:
         self.refilled.append(prompts)
